@@ -1,0 +1,1 @@
+"""The portal, its catalogue and the command line."""

@@ -1,0 +1,1 @@
+"""Independent services and what they share."""

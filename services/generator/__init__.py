@@ -1,0 +1,1 @@
+"""Makes more wafers of a class."""

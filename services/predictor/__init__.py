@@ -1,0 +1,1 @@
+"""Serves models: KServe v2 and the teachwafer API on onnxruntime."""

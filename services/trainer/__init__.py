@@ -1,0 +1,1 @@
+"""Teaches models and publishes them."""
