@@ -38,8 +38,7 @@ def generate(root: Path = ROOT) -> None:
         outputs += [f"--plugin=protoc-gen-mypy={mypy_plugin}", f"--mypy_out=quiet:{fresh}"]
     else:
         outputs += [f"--pyi_out={fresh}"]
-    if code := protoc.main([*arguments, *outputs, *protos]):
-        raise SystemExit(f"protoc ended with code {code}")
+    run_protoc(root, *outputs)
     for folder in {path.parent for path in fresh.rglob("*.py")}:
         for package in (folder, *folder.parents):
             if package == fresh:
@@ -48,6 +47,24 @@ def generate(root: Path = ROOT) -> None:
             (package / "py.typed").touch()
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
+
+
+def run_protoc(root: Path, *options: str) -> None:
+    """Runs protoc over every file of protos/.
+
+    Raises:
+        SystemExit: protoc refused a file; its own message is on standard error.
+    """
+    from grpc_tools import protoc
+
+    proto_files = find_spec("google.api.field_behavior_pb2")
+    if proto_files is None or proto_files.origin is None:
+        raise SystemExit("Generating needs googleapis-common-protos. Install it: pip install googleapis-common-protos")
+    # google/api and google/rpc come from googleapis-common-protos, google/protobuf from grpcio-tools.
+    includes = [root / "protos", Path(proto_files.origin).parents[2], Path(protoc.__file__).parent / "_proto"]
+    protos = sorted(str(path.relative_to(includes[0])) for path in includes[0].rglob("*.proto"))
+    if code := protoc.main(["protoc", *(f"-I{path}" for path in includes), *options, *protos]):
+        raise SystemExit(f"protoc ended with code {code}")
 
 
 class GenerateProtos(BuildHookInterface):
@@ -61,4 +78,8 @@ class GenerateProtos(BuildHookInterface):
 
 
 if __name__ == "__main__":
-    generate()
+    # `--image FILE` writes the descriptors for `buf lint` and `buf breaking` instead.
+    if sys.argv[1:2] == ["--image"]:
+        run_protoc(ROOT, "--include_imports", "--include_source_info", f"--descriptor_set_out={sys.argv[2]}")
+    else:
+        generate()
