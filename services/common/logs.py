@@ -1,0 +1,97 @@
+"""Structured logs: one JSON object a line, each with the request id of the call that it belongs to.
+
+Facts go into `extra`, never into the message, so that they can be searched:
+
+    logger.info("epoch ended", extra={"job": name, "epoch": 3})
+"""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import logging
+import sys
+import traceback
+from datetime import UTC, datetime
+from typing import TextIO
+
+from services.common.settings import ServiceSettings
+
+request_id_var: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
+"""Request id of the running call; empty outside of calls."""
+
+_STANDARD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+
+def configure(settings: ServiceSettings, service: str, stream: TextIO | None = None) -> None:
+    """Sends all logs of this process to one stream.
+
+    Args:
+        settings: Level and format.
+        service: Name of the service, in every line.
+        stream: Where to. Default: standard error, as standard output belongs to results.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter(service) if settings.log_format == "json" else TextFormatter(service))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level)
+    logging.captureWarnings(True)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, severity, service, logger, event, request_id, then the extra facts.
+
+    Args:
+        service: Name of the service.
+    """
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Formats one record; values that JSON does not know are written as text."""
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "severity": record.levelname,
+            "service": self._service,
+            "logger": record.name,
+            "event": record.getMessage(),
+        }
+        if request_id := request_id_var.get():
+            line["request_id"] = request_id
+        line.update(extra_of(record))
+        if trace := _trace_of(record):
+            line["trace"] = trace
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+class TextFormatter(logging.Formatter):
+    """Short lines for people: time, severity, service, event, facts.
+
+    Args:
+        service: Name of the service.
+    """
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Formats one record."""
+        time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        facts = "".join(f" {key}={value}" for key, value in extra_of(record).items())
+        text = f"{time} {record.levelname:<7} {self._service} {record.getMessage()}{facts}"
+        trace = _trace_of(record)
+        return f"{text}\n{trace}" if trace else text
+
+
+def extra_of(record: logging.LogRecord) -> dict[str, object]:
+    """Returns the facts that a log call passed as `extra`."""
+    return {key: value for key, value in record.__dict__.items() if key not in _STANDARD_FIELDS}
+
+
+def _trace_of(record: logging.LogRecord) -> str:
+    """Returns the formatted exception of a record, or nothing."""
+    return "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else ""
