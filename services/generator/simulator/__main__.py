@@ -1,0 +1,70 @@
+"""Command line of the simulator: writes a wafer set of simulated wafers."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.common.wafer_set import write_wafer_set
+from services.generator.simulator import PATTERNS, SimulatedClass, simulate
+
+SOURCE = "simulated"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    classes = [SimulatedClass((name,), options.wafers_per_class) for name in options.patterns]
+    classes += _mixtures(options.mixed)
+    started = time.perf_counter()
+    grids: list[NDArray[np.uint8]] = []
+    labels: list[str] = []
+    lots: list[str] = []
+    for batch in simulate(classes, seed=options.seed, wafers_per_lot=options.wafers_per_lot):
+        grids.extend(batch.dies)
+        labels.extend([classes[batch.class_index].label] * len(batch.lots))
+        lots.extend(batch.lots)
+    seconds = time.perf_counter() - started
+    write_wafer_set(options.out, grids, labels=labels, groups=lots, sources=[SOURCE] * len(grids))
+    print(f"{len(grids)} wafers in {seconds:.1f} s ({len(grids) / max(seconds, 1e-9):.0f} a second): {options.out}")
+    return 0
+
+
+def _mixtures(count: int) -> list[SimulatedClass]:
+    """Spreads `count` wafers over the 29 mixtures of MixedWM38 (Wang et al., IEEE TSM 33(4), 2020)."""
+    combinations = [
+        tuple(filter(None, names))
+        for names in product(("", "Center", "Donut"), ("", "Edge-Loc", "Edge-Ring"), ("", "Loc"), ("", "Scratch"))
+    ]
+    mixed = [names for names in combinations if len(names) > 1]
+    shares = [count // len(mixed) + (index < count % len(mixed)) for index in range(len(mixed))]
+    return [SimulatedClass(names, share) for names, share in zip(mixed, shares, strict=True) if share]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m services.generator.simulator", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="wafer set to write (.npz)")
+    parser.add_argument("--wafers-per-class", type=_count, default=2000, help="wafers of each pattern (2000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
+    parser.add_argument(
+        "--patterns", nargs="+", choices=list(PATTERNS), default=list(PATTERNS), metavar="NAME", help="default: all"
+    )
+    parser.add_argument("--mixed", type=_count, default=0, metavar="N", help="wafers with several patterns (0)")
+    parser.add_argument("--wafers-per-lot", type=int, default=5, choices=range(1, 26), metavar="1..25", help="(5)")
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be 0 or more. Received: {text}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
