@@ -1,0 +1,1 @@
+"""The catalogue: projects, classes, wafers and what was done with them, in the database."""
