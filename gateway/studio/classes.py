@@ -10,8 +10,8 @@ from gateway.values import Change, WaferClass
 class ClassesRoom:
     """Add, rename, recolour, switch, clear, merge and delete classes.
 
-    Everything that takes `expected_version` raises AbortedError (reason CHANGED_BY_OTHERS) when somebody changed the class
-    since; without it the last one wins. Everything raises NotFoundError when there is no such class or project.
+    Everything that takes `expected_version` raises AbortedError (reason CHANGED_BY_OTHERS) when somebody changed the
+    class since; without it the last one wins. Everything raises NotFoundError when there is no such class or project.
     """
 
     async def list(self, project_id: str) -> tuple[WaferClass, ...]:
