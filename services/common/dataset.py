@@ -1,0 +1,545 @@
+"""Data set versions: immutable, hashed sets of labelled wafers on which models are taught and measured.
+
+A version is a Parquet file and a manifest in the store, `datasets/{id}/wafers.parquet` and `datasets/{id}/manifest.json`.
+The manifest is written last and once: what has no manifest does not exist.
+"""
+
+import hashlib
+import json
+import re
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from services.common.errors import AlreadyExistsError, DataLossError, InvalidArgumentError, NotFoundError
+from services.common.splitting import Split
+from services.common.store import BlobStore
+from services.common.wafer_map import checked_dies
+
+__all__ = [
+    "Dataset",
+    "DatasetClass",
+    "DatasetManifest",
+    "DatasetWafer",
+    "DatasetWriter",
+    "Origin",
+    "Split",
+    "new_dataset_id",
+    "open_dataset",
+    "read_manifest",
+]
+
+ROW_GROUP = 1024
+"""Most wafers in a row group, the unit in which a data set is written and read."""
+FORMAT_VERSION = 1
+"""Version of the layout that this module writes and reads."""
+
+_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_SCHEMA = pa.schema(
+    [
+        pa.field("wafer_id", pa.string(), nullable=False),
+        pa.field("dies", pa.binary(), nullable=False),
+        pa.field("rows", pa.int32(), nullable=False),
+        pa.field("columns", pa.int32(), nullable=False),
+        pa.field("class_id", pa.string(), nullable=False),
+        pa.field("lot", pa.string(), nullable=False),
+        pa.field("origin", pa.string(), nullable=False),
+        pa.field("parent_id", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+    ]
+)
+
+
+class Origin(StrEnum):
+    """How a wafer came into being."""
+
+    UPLOADED = "uploaded"
+    DRAWN = "drawn"
+    SIMULATED = "simulated"
+    VARIATION = "variation"
+    LEARNED = "learned"
+
+
+_GENERATED = (Origin.VARIATION, Origin.LEARNED)
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetClass:
+    """A class of a data set.
+
+    Attributes:
+        class_id: stable identifier; never changes.
+        display_name: name for people; may change from version to version.
+        pattern: canonical pattern name (Center, Donut, Edge-Loc, Edge-Ring, Loc, Near-full, Random, Scratch, none),
+            or "" for a class of the fab's own.
+    """
+
+    class_id: str
+    display_name: str
+    pattern: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DatasetWafer:
+    """A wafer of a data set.
+
+    Attributes:
+        wafer_id: unique inside the data set.
+        dies: uint8 (rows, columns): 0 no die, 1 pass, 2 fail.
+        class_id: its class.
+        lot: its lot, "" when unknown.
+        origin: how it came into being.
+        parent_id: for generated wafers the wafer it was made from, else "".
+        split: side on which it stands.
+    """
+
+    wafer_id: str
+    dies: NDArray[np.uint8]
+    class_id: str
+    lot: str
+    origin: Origin
+    parent_id: str = ""
+    split: Split = Split.TRAIN
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetManifest:
+    """What is known of a data set version without reading it.
+
+    Attributes:
+        dataset_id: its identifier.
+        classes: its classes, in the order of their indices.
+        wafers: number of wafers.
+        counts: wafers of each class id on each side.
+        origins: wafers of each origin.
+        lots: number of different known lots.
+        parent: data set version that it continues, or "".
+        sha256: hash of the Parquet file.
+        size_bytes: size of the Parquet file.
+        created_at: when it was finished, UTC.
+        format_version: version of the layout.
+    """
+
+    dataset_id: str
+    classes: tuple[DatasetClass, ...]
+    wafers: int
+    counts: Mapping[str, Mapping[Split, int]]
+    origins: Mapping[Origin, int]
+    lots: int
+    parent: str
+    sha256: str
+    size_bytes: int
+    created_at: datetime
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def name(self) -> str:
+        """Resource name, `datasetVersions/{id}`."""
+        return f"datasetVersions/{self.dataset_id}"
+
+    def to_json(self) -> str:
+        """Return the manifest as it is stored."""
+        return json.dumps(
+            {
+                "format_version": self.format_version,
+                "dataset_id": self.dataset_id,
+                "parent": self.parent,
+                "created_at": self.created_at.isoformat(),
+                "wafers": self.wafers,
+                "lots": self.lots,
+                "classes": [
+                    {"class_id": each.class_id, "display_name": each.display_name, "pattern": each.pattern}
+                    for each in self.classes
+                ],
+                "counts": {
+                    class_id: {side.value: count for side, count in sides.items()}
+                    for class_id, sides in self.counts.items()
+                },
+                "origins": {origin.value: count for origin, count in self.origins.items()},
+                "file": {"name": "wafers.parquet", "sha256": self.sha256, "size_bytes": self.size_bytes},
+            },
+            indent=2,
+            ensure_ascii=False,
+        )
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "DatasetManifest":
+        """Return the manifest that `to_json` wrote.
+
+        Raises:
+            DataLossError: it is damaged or of a layout that this version does not read.
+        """
+        try:
+            data = json.loads(text)
+            if data["format_version"] != FORMAT_VERSION:
+                raise DataLossError(
+                    f"Expected a data set of layout {FORMAT_VERSION}. Received: {data['format_version']!r}. "
+                    f"Read it with the release that wrote it, or freeze it again."
+                )
+            return cls(
+                dataset_id=data["dataset_id"],
+                classes=tuple(DatasetClass(**each) for each in data["classes"]),
+                wafers=data["wafers"],
+                counts={
+                    class_id: {Split(side): count for side, count in sides.items()}
+                    for class_id, sides in data["counts"].items()
+                },
+                origins={Origin(origin): count for origin, count in data["origins"].items()},
+                lots=data["lots"],
+                parent=data["parent"],
+                sha256=data["file"]["sha256"],
+                size_bytes=data["file"]["size_bytes"],
+                created_at=datetime.fromisoformat(data["created_at"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataLossError(
+                f"The manifest of the data set is damaged ({error!r}). Freeze the data set again."
+            ) from error
+
+
+def new_dataset_id() -> str:
+    """Return an identifier that no data set has: date and time for people, random digits for uniqueness."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:12]}"
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What a writer has seen so far; holds the rules that concern more than one wafer."""
+
+    counts: dict[str, dict[Split, int]]
+    origins: dict[Origin, int] = field(default_factory=dict)
+    side_of_lot: dict[str, Split] = field(default_factory=dict)
+    side_of_wafer: dict[str, Split] = field(default_factory=dict)
+    parents: dict[str, str] = field(default_factory=dict)
+
+    def add(self, wafer: DatasetWafer) -> None:
+        if not wafer.wafer_id or wafer.wafer_id in self.side_of_wafer:
+            raise InvalidArgumentError(
+                f"Expected a wafer_id that no other wafer of the data set has. Received: {wafer.wafer_id!r}.",
+                field="wafer_id",
+            )
+        if wafer.class_id not in self.counts:
+            raise InvalidArgumentError(
+                f"Expected one of the classes {', '.join(self.counts)}. "
+                f"Received: {wafer.class_id!r} for wafer {wafer.wafer_id!r}.",
+                field="class_id",
+            )
+        if wafer.origin in _GENERATED and wafer.split is not Split.TRAIN:
+            raise InvalidArgumentError(
+                f"Expected generated wafers in training only. Received: {wafer.wafer_id!r} in {wafer.split}.",
+                field="split",
+            )
+        if wafer.lot and self.side_of_lot.setdefault(wafer.lot, wafer.split) is not wafer.split:
+            raise InvalidArgumentError(
+                f"Expected each lot on one side. Received: lot {wafer.lot!r} in {self.side_of_lot[wafer.lot]} "
+                f"and in {wafer.split}. Split by lot.",
+                field="split",
+            )
+        self.side_of_wafer[wafer.wafer_id] = wafer.split
+        if wafer.parent_id:
+            self.parents[wafer.wafer_id] = wafer.parent_id
+        self.origins[wafer.origin] = self.origins.get(wafer.origin, 0) + 1
+        self.counts[wafer.class_id][wafer.split] += 1
+
+    def check_families(self) -> None:
+        for child, parent in self.parents.items():
+            if self.side_of_wafer.get(parent, Split.TRAIN) is not self.side_of_wafer[child]:
+                raise InvalidArgumentError(
+                    f"Expected parents and children on one side. Received: {parent!r} in {self.side_of_wafer[parent]} "
+                    f"and its child {child!r} in {self.side_of_wafer[child]}.",
+                    field="split",
+                )
+
+
+class DatasetWriter:
+    """Writes a data set version with flat memory; a context manager.
+
+    Left without `finish`, nothing of it is visible.
+
+    Args:
+        store: where the version goes.
+        dataset_id: its identifier, from `new_dataset_id`.
+        classes: its classes, in the order of their indices.
+        parent: data set version that it continues, or "".
+
+    Raises:
+        InvalidArgumentError: the identifier or the classes are no valid ones.
+    """
+
+    def __init__(self, store: BlobStore, dataset_id: str, classes: Sequence[DatasetClass], parent: str = "") -> None:
+        self._store = store
+        self._id = _checked_id(dataset_id)
+        self._classes = _checked_classes(classes)
+        self._parent = parent
+        self._tally = _Tally(counts={each.class_id: dict.fromkeys(Split, 0) for each in classes})
+        self._rows: list[tuple[DatasetWafer, NDArray[np.uint8]]] = []
+        self._folder = tempfile.TemporaryDirectory(prefix="teachwafer-dataset-")
+        self._path = Path(self._folder.name) / "wafers.parquet"
+        # Dictionaries would grow over the whole file for identifiers; short repeated texts gain from them.
+        self._writer = pq.ParquetWriter(
+            self._path, _SCHEMA, compression="zstd", use_dictionary=["class_id", "lot", "origin", "split"]
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def add(self, wafers: Iterable[DatasetWafer]) -> None:
+        """Append wafers.
+
+        Raises:
+            InvalidArgumentError: a wafer is invalid, its identifier is taken, its class unknown, it is generated and
+                not in training, or its lot stands on another side already.
+        """
+        for wafer in wafers:
+            dies = checked_dies(wafer.dies)
+            self._tally.add(wafer)
+            self._rows.append((wafer, dies))
+            if len(self._rows) == ROW_GROUP:
+                self._flush()
+
+    def finish(self) -> DatasetManifest:
+        """Make the version visible and return its manifest.
+
+        Raises:
+            InvalidArgumentError: it holds no wafer, or a child stands on another side than its parent.
+            AlreadyExistsError: there is a version of this identifier already.
+        """
+        self._flush()
+        self._tally.check_families()
+        if not self._tally.side_of_wafer:
+            raise InvalidArgumentError("Expected a data set with at least one wafer. Received: none.", field="wafers")
+        self._writer.close()
+        manifest = DatasetManifest(
+            dataset_id=self._id,
+            classes=self._classes,
+            wafers=len(self._tally.side_of_wafer),
+            counts=self._tally.counts,
+            origins=self._tally.origins,
+            lots=len(self._tally.side_of_lot),
+            parent=self._parent,
+            sha256=_file_sha256(self._path),
+            size_bytes=self._path.stat().st_size,
+            created_at=datetime.now(UTC),
+        )
+        self._publish(manifest)
+        self._close()
+        return manifest
+
+    def _publish(self, manifest: DatasetManifest) -> None:
+        taken = AlreadyExistsError("data set version", self._id, f"Data set version {self._id!r} exists already.")
+        # Never overwrite: another writer with the same identifier may have finished a moment ago.
+        if not self._store.put_if_absent(_parquet_key(self._id), self._path) and (
+            _stored_sha256(self._store, self._id) != manifest.sha256
+        ):
+            raise taken
+        if not self._store.put_if_absent(_manifest_key(self._id), manifest.to_json().encode()):
+            raise taken
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        wafers = [wafer for wafer, _ in self._rows]
+        columns = {
+            "wafer_id": [wafer.wafer_id for wafer in wafers],
+            "dies": [dies.tobytes() for _, dies in self._rows],
+            "rows": [dies.shape[0] for _, dies in self._rows],
+            "columns": [dies.shape[1] for _, dies in self._rows],
+            "class_id": [wafer.class_id for wafer in wafers],
+            "lot": [wafer.lot for wafer in wafers],
+            "origin": [wafer.origin.value for wafer in wafers],
+            "parent_id": [wafer.parent_id for wafer in wafers],
+            "split": [wafer.split.value for wafer in wafers],
+        }
+        self._writer.write_table(pa.Table.from_pydict(columns, schema=_SCHEMA), row_group_size=ROW_GROUP)
+        self._rows.clear()
+
+    def _close(self) -> None:
+        self._rows.clear()
+        self._writer.close()
+        self._folder.cleanup()
+
+
+class Dataset:
+    """A data set version that was verified when it was opened. Reading is streamed and never changes it.
+
+    Attributes:
+        manifest: what is known of it.
+    """
+
+    def __init__(
+        self, manifest: DatasetManifest, path: Path, folder: "tempfile.TemporaryDirectory[str] | None"
+    ) -> None:
+        self.manifest = manifest
+        self._path = path
+        self._folder = folder  # keeps a downloaded file until this object goes
+
+    @property
+    def classes(self) -> tuple[DatasetClass, ...]:
+        """Classes in the order of their indices."""
+        return self.manifest.classes
+
+    def iter_batches(
+        self, columns: Sequence[str] | None = None, split: Split | None = None, batch_size: int = ROW_GROUP
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield record batches in the order of writing.
+
+        Args:
+            columns: names of the columns to read, None for all: wafer_id, dies (bytes), rows, columns, class_id, lot,
+                origin, parent_id, split.
+            split: only wafers of this side; None for all.
+            batch_size: most wafers in a batch.
+        """
+        read = None if columns is None else list(dict.fromkeys([*columns, "split"]))
+        with pq.ParquetFile(self._path) as file:
+            for batch in file.iter_batches(batch_size=batch_size, columns=read):
+                chosen = batch
+                if split is not None:
+                    chosen = batch.filter(pc.equal(batch.column("split"), split.value))
+                if chosen.num_rows:
+                    yield chosen if columns is None else chosen.select(list(columns))
+
+    def iter_wafers(self, split: Split | None = None) -> Iterator[DatasetWafer]:
+        """Yield the wafers one by one, in the order of writing; their dies are read-only."""
+        for batch in self.iter_batches(split=split):
+            for row, dies in zip(batch.drop_columns(["dies"]).to_pylist(), _grids(batch), strict=True):
+                yield DatasetWafer(
+                    wafer_id=row["wafer_id"],
+                    dies=dies,
+                    class_id=row["class_id"],
+                    lot=row["lot"],
+                    origin=Origin(row["origin"]),
+                    parent_id=row["parent_id"],
+                    split=Split(row["split"]),
+                )
+
+    def grids(self, split: Split | None = None) -> list[NDArray[np.uint8]]:
+        """Return the die grids, uint8 (rows, columns) each, read-only, in the order of writing."""
+        return [dies for batch in self.iter_batches(["dies", "rows", "columns"], split) for dies in _grids(batch)]
+
+    def labels(self, split: Split | None = None) -> NDArray[np.int64]:
+        """Return the index of each wafer's class in `classes`, int64 (n,), in the order of writing."""
+        index = {each.class_id: position for position, each in enumerate(self.classes)}
+        return np.array([index[class_id] for class_id in self.texts("class_id", split)], np.int64)
+
+    def lots(self, split: Split | None = None) -> list[str]:
+        """Return the lot of each wafer, "" when unknown, in the order of writing."""
+        return self.texts("lot", split)
+
+    def texts(self, column: str, split: Split | None = None) -> list[str]:
+        """Return one text column: wafer_id, class_id, lot, origin, parent_id or split."""
+        return [text for batch in self.iter_batches([column], split) for text in batch.column(column).to_pylist()]
+
+
+def open_dataset(store: BlobStore, dataset_id: str) -> Dataset:
+    """Open a data set version after comparing its file with the manifest's hash.
+
+    Args:
+        store: where it lies.
+        dataset_id: its identifier, or its name `datasetVersions/{id}`.
+
+    Raises:
+        NotFoundError: there is no such version.
+        DataLossError: its file is missing or differs from what was written.
+    """
+    identifier = _checked_id(dataset_id.removeprefix("datasetVersions/"))
+    manifest = read_manifest(store, identifier)
+    path, folder = _fetch(store, identifier)
+    found = _file_sha256(path)
+    if found != manifest.sha256:
+        raise DataLossError(
+            f"Expected data set {identifier!r} with SHA-256 {manifest.sha256}. Received: {found}. "
+            f"Its file was changed or damaged; restore it from a backup or freeze the data set again."
+        )
+    return Dataset(manifest, path, folder)
+
+
+def read_manifest(store: BlobStore, dataset_id: str) -> DatasetManifest:
+    """Return the manifest of a data set version without opening the version.
+
+    Raises:
+        NotFoundError: there is no such version.
+        DataLossError: its manifest is damaged.
+    """
+    identifier = _checked_id(dataset_id.removeprefix("datasetVersions/"))
+    try:
+        text = store.get(_manifest_key(identifier))
+    except NotFoundError as error:
+        raise NotFoundError("data set version", f"datasetVersions/{identifier}") from error
+    return DatasetManifest.from_json(text)
+
+
+def _fetch(store: BlobStore, dataset_id: str) -> "tuple[Path, tempfile.TemporaryDirectory[str] | None]":
+    key = _parquet_key(dataset_id)
+    try:
+        path = store.local_path(key)
+        if path is not None:
+            return path, None
+        folder = tempfile.TemporaryDirectory(prefix="teachwafer-dataset-", ignore_cleanup_errors=True)
+        path = Path(folder.name) / "wafers.parquet"
+        with path.open("wb") as file:
+            for chunk in store.stream(key):
+                file.write(chunk)
+    except NotFoundError as error:
+        raise DataLossError(
+            f"Data set {dataset_id!r} has a manifest but no wafers.parquet. Restore it from a backup."
+        ) from error
+    return path, folder
+
+
+def _grids(batch: pa.RecordBatch) -> Iterator[NDArray[np.uint8]]:
+    sizes = zip(batch.column("rows").to_numpy(), batch.column("columns").to_numpy(), strict=True)
+    for dies, (rows, columns) in zip(batch.column("dies"), sizes, strict=True):
+        yield np.frombuffer(dies.as_buffer(), np.uint8).reshape(rows, columns)
+
+
+def _stored_sha256(store: BlobStore, dataset_id: str) -> str:
+    digest = hashlib.sha256()
+    for chunk in store.stream(_parquet_key(dataset_id)):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checked_id(dataset_id: str) -> str:
+    if not _ID.fullmatch(dataset_id):
+        raise InvalidArgumentError(
+            f"Expected 1 to 63 lower-case letters, digits and hyphens. Received: {dataset_id[:100]!r}.",
+            field="dataset_id",
+        )
+    return dataset_id
+
+
+def _checked_classes(classes: Sequence[DatasetClass]) -> tuple[DatasetClass, ...]:
+    ids = [each.class_id for each in classes]
+    if not ids or "" in ids or len(set(ids)) != len(ids):
+        raise InvalidArgumentError(f"Expected classes with different ids. Received: {ids}.", field="classes")
+    return tuple(classes)
+
+
+def _manifest_key(dataset_id: str) -> str:
+    return f"datasets/{dataset_id}/manifest.json"
+
+
+def _parquet_key(dataset_id: str) -> str:
+    return f"datasets/{dataset_id}/wafers.parquet"
