@@ -143,7 +143,9 @@ class Messages:
             return self("time.minutes_ago", n=int(passed // 60))
         if passed < 24 * 3600:
             return self("time.hours_ago", n=int(passed // 3600))
-        return self("time.date", year=str(when.year), month=str(when.month), day=str(when.day), name=_MONTHS[when.month - 1])
+        return self(
+            "time.date", year=str(when.year), month=str(when.month), day=str(when.day), name=_MONTHS[when.month - 1]
+        )
 
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

@@ -1,0 +1,202 @@
+"""Evaluate: how good the model is, words first, then the table and the matrix."""
+
+from __future__ import annotations
+
+from nicegui import ui
+from nicegui.element import Element
+
+from gateway.components.base import (
+    Text,
+    box,
+    cell,
+    dialog,
+    dot,
+    heading,
+    image,
+    link,
+    note,
+    paragraph,
+    segments,
+    set_attributes,
+    table,
+)
+from gateway.components.frame import View, begin, empty_state, find_project, frame
+from gateway.portal import Portal
+from gateway.values import EvaluationView, JobState, Project, TrainingRun
+from gateway.views.evaluation import MatrixCell, class_sentence, matrix_rows, score_rows, summary_sentences
+
+SHOWN_WAFERS = 60
+
+
+def register(portal: Portal) -> None:
+    """Makes the page known to NiceGUI."""
+
+    @ui.page("/projects/{project_id}/evaluate")
+    async def evaluate(project_id: str) -> None:
+        view = await begin(portal)
+        project = await find_project(view, project_id)
+        if project is None:
+            return
+        runs = await portal.studio.training.list(project_id)
+        run = next((each for each in runs if each.state is JobState.SUCCEEDED), None)
+        with frame(view, project=project, tab="evaluate"):
+            if run is None:
+                with box("tw-card"), empty_state(view.t("evaluate.empty"), view.t("evaluate.empty_text"), sign="train"):
+                    link(view.t("evaluate.to_canvas"), f"/projects/{project_id}", "tw-button primary")
+                return
+            page = _Evaluation(view, project, run)
+            await page.show("")
+
+
+class _Evaluation:
+    """The evaluation of a training.
+
+    Args:
+        view: The page's view.
+        project: The project.
+        run: The training.
+    """
+
+    def __init__(self, view: View, project: Project, run: TrainingRun) -> None:
+        self._view = view
+        self._project = project
+        self._run = run
+        self._place = box("tw-stack loose").style("gap:32px")
+
+    async def show(self, part: str) -> None:
+        """Shows the scores on a part of the wafers: `test`, `tune`, or "" for the best there is."""
+        async with self._view.doing():
+            scores = await self._view.portal.studio.evaluation.of_run(self._run.run_id, part=part)
+            self._place.clear()
+            with self._place:
+                self._head(scores)
+                self._figures(scores)
+                self._table(scores)
+                self._matrix(scores)
+
+    def _head(self, scores: EvaluationView) -> None:
+        t, run, evaluation = self._view.t, self._run, scores.evaluation
+        with box("tw-stack", tag="section"):
+            with box("tw-row between wrap"):
+                heading(t("evaluate.title"), 1)
+                if scores.has_test:
+                    parts = {"test": t("evaluate.test"), "tune": t("evaluate.tune")}
+                    segments(parts, scores.part, self.show, t("evaluate.which"))
+            key = "evaluate.model" if run.model_version else "evaluate.model_unpublished"
+            Text(t(key, version=run.model_version, when=t.moment(run.ended_at)), "tw-faint")
+            with box("tw-card padded tw-stack"):
+                for index, sentence in enumerate(summary_sentences(t, scores)):
+                    paragraph(sentence, "" if index else "tw-lead").style(
+                        "" if index else "color:var(--ink);font-weight:650"
+                    )
+            wafers, lots = t("count.wafers", n=evaluation.wafers), t("count.lots", n=evaluation.lots)
+            if scores.part == "test":
+                note(t("evaluate.test_text", wafers=wafers, lots=lots), "good", "check")
+            elif scores.has_test:
+                note(t("evaluate.tune_text", wafers=wafers, lots=lots))
+            else:
+                note(t("evaluate.no_test"), "warn")
+
+    def _figures(self, scores: EvaluationView) -> None:
+        t, evaluation = self._view.t, scores.evaluation
+        interval = evaluation.macro_f1_interval
+        range_text = t("evaluate.interval", low=t.score(interval.low), high=t.score(interval.high))
+        figures = [
+            ("macro_f1", t.score(evaluation.macro_f1), range_text),
+            ("accepted_share", t.percent(evaluation.accepted_share), t("evaluate.accepted_share_help")),
+            ("accepted_error", t.percent(evaluation.accepted_error, 1), t("evaluate.accepted_error_help")),
+            ("accuracy", t.percent(evaluation.accuracy, 1), t("evaluate.accuracy_help")),
+        ]
+        with box("tw-figures", tag="section"):
+            for key, value, text in figures:
+                with box("tw-figure") as figure:
+                    Text(t(f"evaluate.{key}"), "tw-label", tag="div")
+                    Text(value, "value", tag="div")
+                    Text(text, "tw-faint", tag="div")
+                if t.has(f"evaluate.{key}_help"):
+                    set_attributes(figure, title=t(f"evaluate.{key}_help"))
+
+    def _table(self, scores: EvaluationView) -> None:
+        t = self._view.t
+        columns = ("found", "missed", "false_alarms", "recall", "precision", "f1", "wafers", "lots")
+        headers = [(t("evaluate.class"), ""), *((t(f"evaluate.{each}"), "num") for each in columns)]
+        by_id = {score.class_id: score for score in scores.evaluation.classes}
+        with box("tw-stack", tag="section"):
+            heading(t("evaluate.per_class"), 2)
+            with table(headers, t("evaluate.per_class")):
+                for row in score_rows(t, scores):
+                    with box(tag="tr", title=class_sentence(t, by_id[row.class_id], row.name)):
+                        with box(tag="td"), box("tw-row tight"):
+                            dot(row.colour)
+                            Text(row.name, tag="strong")
+                        for value in (row.found, row.missed, row.false_alarms):
+                            cell(value, "num")
+                        with box("num", tag="td"):
+                            Text(row.recall)
+                            Text(f" {row.interval}", "tw-faint")
+                        for value in (row.precision, row.f1, row.wafers, row.lots):
+                            cell(value, "num")
+            if any(row.few for row in score_rows(t, scores)):
+                Text(t("evaluate.few_note"), "tw-faint")
+
+    def _matrix(self, scores: EvaluationView) -> None:
+        t = self._view.t
+        rows = matrix_rows(t, scores)
+        with box("tw-stack", tag="section"):
+            heading(t("evaluate.matrix"), 2)
+            Text(t("evaluate.matrix_text"), "tw-soft")
+            with box("tw-card").style("overflow-x:auto"), box("tw-matrix", tag="table"):
+                Text(t("evaluate.matrix"), "tw-visually-hidden", tag="caption")
+                with box(tag="thead"), box(tag="tr"):
+                    Text(f"{t('evaluate.matrix_true')} \\ {t('evaluate.matrix_answer')}", "tw-faint", tag="th").style(
+                        "text-align:right;font-weight:400"
+                    )
+                    for name, _ in rows:
+                        Text(name, tag="th").props("scope=col")
+                with box(tag="tbody"):
+                    for name, cells in rows:
+                        with box(tag="tr"):
+                            Text(name, tag="th").props("scope=row")
+                            for each in cells:
+                                self._cell(each, scores)
+
+    def _cell(self, each: MatrixCell, scores: EvaluationView) -> None:
+        with box(tag="td"):
+            zero = each.count == 0
+            element = Text(
+                f"{each.count:,}" if each.count else "·", "tw-cell zero" if zero else "tw-cell", tag="button"
+            )
+            set_attributes(element, type="button", aria_label=each.label, title=each.label)
+            if zero:
+                set_attributes(element, tabindex="-1")
+            else:
+                element.style(each.style)
+                element.on("click", lambda: self._open(each, scores), args=[])
+
+    async def _open(self, each: MatrixCell, scores: EvaluationView) -> None:
+        """Shows the wafers of a cell."""
+        t = self._view.t
+        with dialog(each.label, t("app.close"), "wide"):
+            body = box("tw-dialog-body")
+        with body:
+            ui.spinner(size="32px")
+        async with self._view.doing():
+            wafers = await self._view.portal.studio.evaluation.cell(
+                self._run.run_id, each.true_id, each.predicted_id, part=scores.part, limit=SHOWN_WAFERS
+            )
+            body.clear()
+            with body, box("tw-wafer-grid"):
+                for wafer in wafers:
+                    with box("tw-wafer-tile"):
+                        image(f"/media/wafers/{wafer.wafer_id}.png?size=240", wafer.lot or each.label)
+                        with box("tw-row between tight"):
+                            Text(wafer.lot, "tw-faint tw-clip")
+                            Text(t.percent(wafer.probability), "tw-faint tw-number")
+            return
+        _clear(body, t("evaluate.cell_unavailable"))
+
+
+def _clear(body: Element, text: str) -> None:
+    body.clear()
+    with body:
+        note(text, "warn")

@@ -1,0 +1,42 @@
+"""Published models: rows and the words of a call."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway.i18n import Messages
+from gateway.values import ModelState, ModelVersion
+
+STATE_TONES: Final = {
+    ModelState.READY: "good",
+    ModelState.LOADING: "accent",
+    ModelState.UNLOADED: "",
+    ModelState.REJECTED: "bad",
+    ModelState.UNKNOWN: "",
+}
+
+
+def python_snippet(model_id: str, address: str) -> str:
+    """Writes a Python program that asks a model about one wafer over gRPC."""
+    return f"""\
+import grpc
+import numpy as np
+from teachwafer.predictor.v1 import predictor_pb2, predictor_pb2_grpc
+from teachwafer.type import wafer_map_pb2
+
+dies = np.load("wafer.npy")  # uint8 (rows, columns): 0 no die, 1 pass, 2 fail
+wafer = wafer_map_pb2.WaferMap(rows=dies.shape[0], columns=dies.shape[1], dies=dies.tobytes())
+with grpc.insecure_channel("{address}") as channel:
+    predictor = predictor_pb2_grpc.PredictorServiceStub(channel)
+    request = predictor_pb2.ClassifyRequest(model="{model_id}", wafers=[wafer])
+    answer = predictor.Classify(request, timeout=10).answers[0]
+print(answer.display_name, answer.probability)
+"""
+
+
+def service_text(t: Messages, version: ModelVersion) -> str:
+    """Says what a loaded version did: wafers answered and the time of a call."""
+    parts = [t("models.requests", n=version.wafers)] if version.state is ModelState.READY else []
+    if version.latency_ms > 0:
+        parts.append(t("models.latency", ms=f"{version.latency_ms:.1f}"))
+    return " · ".join(parts)
