@@ -33,7 +33,7 @@ def add_feedback(connection: Connection, text: str, page: str, person: str) -> F
     moment = now()
     values = {"text": text, "page": cleaned(page), "person": cleaned(person), "created_at": moment}
     (number,) = connection.execute(insert(FEEDBACK).values(**values)).inserted_primary_key or (0,)
-    return Feedback(number, text, values["page"], values["person"], moment)
+    return Feedback(number, text, cleaned(page), cleaned(person), moment)
 
 
 def feedback(connection: Connection, limit: int) -> list[Feedback]:

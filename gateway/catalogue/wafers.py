@@ -12,6 +12,7 @@ from gateway.catalogue import changes, classes, projects
 from gateway.catalogue.catalogue import new_id, now
 from gateway.catalogue.names import cleaned
 from gateway.catalogue.tables import MOVES, WAFERS
+from gateway.catalogue.wafer_rows import NewWafer, to_info, to_map, to_row
 from gateway.values import Change, Counts, WaferDetail, WaferInfo, WaferPage
 from services.common.errors import InvalidArgumentError, NotFoundError
 from services.common.pagination import decode_page_token, encode_page_token

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from sqlalchemy import Connection
+
+from gateway.catalogue import changes, classes, projects
+from gateway.studio.desk import Desk
+from gateway.studio.people import current_person
 from gateway.values import Change, WaferClass
 
 
@@ -14,13 +20,26 @@ class ClassesRoom:
     class since; without it the last one wins. Everything raises NotFoundError when there is no such class or project.
     """
 
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
     async def list(self, project_id: str) -> tuple[WaferClass, ...]:
         """Returns the classes in order, the none class first."""
-        raise NotImplementedError
+
+        def work(connection: Connection) -> tuple[WaferClass, ...]:
+            projects.get(connection, project_id)
+            return tuple(classes.live(connection, project_id))
+
+        return await self._desk.read(work)
 
     async def suggestions(self, project_id: str) -> tuple[str, ...]:
         """Returns canonical pattern names that the project has no class for."""
-        raise NotImplementedError
+
+        def work(connection: Connection) -> tuple[str, ...]:
+            projects.get(connection, project_id)
+            return tuple(classes.suggestions(connection, project_id))
+
+        return await self._desk.read(work)
 
     async def add(self, project_id: str, name: str = "", *, pattern: str | None = None) -> tuple[WaferClass, Change]:
         """Adds a class at the end, in a colour that no other class has as long as there is one.
@@ -34,7 +53,15 @@ class ClassesRoom:
             InvalidArgumentError: The name is too long or the pattern is not a canonical one.
             AlreadyExistsError: Another class has the name, capitals apart (reason CLASS_NAME_TAKEN).
         """
-        raise NotImplementedError
+
+        def work(connection: Connection) -> tuple[WaferClass, Change]:
+            projects.lock(connection, project_id)
+            added = classes.add(connection, project_id, name, pattern)
+            params: dict[str, str | int] = {"name": added.name, "class_ids": added.class_id}
+            projects.touch(connection, project_id, data=False)
+            return added, changes.record(connection, project_id, "add_class", current_person(), params)[0]
+
+        return await self._desk.write(work)
 
     async def rename(self, class_id: str, name: str, *, expected_version: int | None = None) -> Change:
         """Renames a class. Its id, wafers and models stay what they are.
@@ -43,7 +70,7 @@ class ClassesRoom:
             InvalidArgumentError: The name is empty or too long.
             AlreadyExistsError: Another class has the name (reason CLASS_NAME_TAKEN).
         """
-        raise NotImplementedError
+        return await self._alter(class_id, "rename_class", expected_version, name=name)
 
     async def recolour(self, class_id: str, colour: str, *, expected_version: int | None = None) -> Change:
         """Changes the colour of a class.
@@ -51,11 +78,12 @@ class ClassesRoom:
         Raises:
             InvalidArgumentError: The colour is not `#rrggbb`.
         """
-        raise NotImplementedError
+        return await self._alter(class_id, "recolour_class", expected_version, colour=colour)
 
     async def enable(self, class_id: str, enabled: bool, *, expected_version: int | None = None) -> Change:
         """Lets a class take part in training, or not."""
-        raise NotImplementedError
+        kind = "enable_class" if enabled else "disable_class"
+        return await self._alter(class_id, kind, expected_version, enabled=enabled)
 
     async def reorder(self, project_id: str, class_ids: Sequence[str]) -> None:
         """Puts the classes in this order; the none class stays first.
@@ -63,11 +91,11 @@ class ClassesRoom:
         Raises:
             InvalidArgumentError: These are not exactly the classes of the project.
         """
-        raise NotImplementedError
+        await self._desk.write(lambda connection: classes.reorder(connection, project_id, class_ids))
 
     async def clear(self, class_id: str) -> Change:
         """Removes all wafers of a class."""
-        raise NotImplementedError
+        return await self._desk.write(lambda connection: classes.clear(connection, class_id, current_person()))
 
     async def merge(self, class_id: str, into_class_id: str) -> Change:
         """Moves all wafers of a class into another one of the project and deletes the empty class.
@@ -75,7 +103,9 @@ class ClassesRoom:
         Raises:
             InvalidArgumentError: Both are the same, of different projects, or the first is the none class.
         """
-        raise NotImplementedError
+        return await self._desk.write(
+            lambda connection: classes.merge(connection, class_id, into_class_id, current_person())
+        )
 
     async def delete(self, class_id: str) -> Change:
         """Deletes a class with its wafers.
@@ -83,4 +113,10 @@ class ClassesRoom:
         Raises:
             FailedPreconditionError: It is the none class (reason NONE_CLASS_PINNED).
         """
-        raise NotImplementedError
+        return await self._desk.write(lambda connection: classes.delete(connection, class_id, current_person()))
+
+    async def _alter(self, class_id: str, kind: str, expected_version: int | None, **new: Any) -> Change:
+        person = current_person()
+        return await self._desk.write(
+            lambda connection: classes.alter(connection, class_id, kind, person, expected_version, **new)
+        )

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy import Connection
 
+from gateway.catalogue import wafers
+from gateway.studio.desk import Desk
+from gateway.studio.rendering import sprite_png, wafer_png
 from gateway.values import Sprite
+from services.common.errors import InvalidArgumentError
+from services.common.pagination import MAX_PAGE_SIZE
 from services.common.wafer_map import WaferMap
 
 
 class PicturesRoom:
     """PNGs of wafers."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
 
     async def page(
         self,
@@ -38,7 +49,12 @@ class PicturesRoom:
             NotFoundError: There is no such project or class.
             InvalidArgumentError: The token is not one of this list.
         """
-        raise NotImplementedError
+        found = await self._desk.read(
+            lambda connection: wafers.page(
+                connection, project_id, class_id, generated, max(1, min(page_size, MAX_PAGE_SIZE)), page_token
+            )
+        )
+        return await self.sprite([each.wafer_id for each in found.wafers], tile=tile)
 
     async def sprite(self, wafer_ids: Sequence[str], *, tile: int = 48) -> Sprite:
         """Returns the thumbnails of some wafers, in their order; at most 1,000.
@@ -46,11 +62,22 @@ class PicturesRoom:
         Raises:
             NotFoundError: One does not exist.
         """
-        raise NotImplementedError
+        if len(wafer_ids) > MAX_PAGE_SIZE:
+            raise InvalidArgumentError(
+                f"Expected at most {MAX_PAGE_SIZE} wafers. Received: {len(wafer_ids)}. Ask for them in pages.",
+                "wafer_ids",
+            )
+
+        def work(connection: Connection) -> Sprite:
+            grids = [each.map.dies for each in wafers.details(connection, wafer_ids)]
+            return _sprite(grids, tuple(wafer_ids), tile)
+
+        return await self._desk.read(work)
 
     async def sprite_of_maps(self, maps: Sequence[WaferMap], *, tile: int = 48) -> Sprite:
         """Returns the thumbnails of wafers that are in no class; `wafer_ids` of the sprite are empty texts."""
-        raise NotImplementedError
+        grids = [each.dies for each in maps]
+        return await asyncio.to_thread(_sprite, grids, ("",) * len(maps), tile)
 
     async def wafer(self, wafer_id: str, *, size: int = 320) -> bytes:
         """Returns the PNG of a wafer, whole dies, its longer side about `size` pixels.
@@ -58,7 +85,8 @@ class PicturesRoom:
         Raises:
             NotFoundError: There is none.
         """
-        raise NotImplementedError
+        (detail,) = await self._desk.read(lambda connection: wafers.details(connection, [wafer_id]))
+        return await self.of_map(detail.map, size=size)
 
     async def of_map(self, wafer: WaferMap, *, size: int = 320, heat: NDArray[np.uint8] | None = None) -> bytes:
         """Returns the PNG of a wafer map.
@@ -71,4 +99,9 @@ class PicturesRoom:
         Raises:
             InvalidArgumentError: The heat has another shape than the wafer.
         """
-        raise NotImplementedError
+        return await asyncio.to_thread(wafer_png, wafer, size, heat)
+
+
+def _sprite(grids: Sequence[NDArray[np.uint8]], wafer_ids: tuple[str, ...], tile: int) -> Sprite:
+    png, columns = sprite_png(grids, tile)
+    return Sprite(png, tile, columns, wafer_ids, hashlib.sha256(png).hexdigest()[:32])

@@ -6,14 +6,26 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy import Connection
 
+from gateway.catalogue import projects, wafers
+from gateway.catalogue.wafer_rows import NewWafer
+from gateway.studio.desk import Desk
+from gateway.studio.people import current_person
 from gateway.values import Added, Change, WaferDetail, WaferPage
 from services.common.dataset import Origin
-from services.common.wafer_map import WaferMap
+from services.common.errors import InvalidArgumentError
+from services.common.pagination import MAX_PAGE_SIZE
+from services.common.wafer_map import MAX_SIDE, PASS, WaferIdentity, WaferMap
+
+_BLANK_SIDE = 32
 
 
 class WafersRoom:
     """List, draw, add, move and delete wafers."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
 
     async def page(
         self,
@@ -37,7 +49,10 @@ class WafersRoom:
             NotFoundError: There is no such project or class.
             InvalidArgumentError: The token is not one of this list.
         """
-        raise NotImplementedError
+        size = max(1, min(page_size, MAX_PAGE_SIZE))
+        return await self._desk.read(
+            lambda connection: wafers.page(connection, project_id, class_id, generated, size, page_token)
+        )
 
     async def get(self, wafer_id: str) -> WaferDetail:
         """Returns a wafer with its dies; also one that was deleted but not purged.
@@ -45,7 +60,7 @@ class WafersRoom:
         Raises:
             NotFoundError: There is none.
         """
-        raise NotImplementedError
+        return (await self._desk.read(lambda connection: wafers.details(connection, [wafer_id])))[0]
 
     async def add(
         self,
@@ -66,7 +81,12 @@ class WafersRoom:
         Raises:
             NotFoundError: There is no such class.
         """
-        raise NotImplementedError
+        new = [NewWafer(each, class_id, origin, source_name=source_name) for each in maps]
+        person = current_person()
+        ids, duplicates, change = await self._desk.write(
+            lambda connection: wafers.add(connection, class_id, new, person)
+        )
+        return Added(tuple(ids), duplicates, change)
 
     async def draw(self, class_id: str, dies: NDArray[np.uint8], *, lot: str = "") -> Added:
         """Adds a wafer that a person drew.
@@ -80,7 +100,7 @@ class WafersRoom:
             InvalidArgumentError: It is no valid grid.
             NotFoundError: There is no such class.
         """
-        raise NotImplementedError
+        return await self.add(class_id, [WaferMap(dies, WaferIdentity(lot=lot))], origin=Origin.DRAWN)
 
     async def blank(self, project_id: str, *, rows: int = 0, columns: int = 0) -> NDArray[np.uint8]:
         """Returns an empty wafer to draw on: uint8 (rows, columns) of 0 and 1.
@@ -90,7 +110,19 @@ class WafersRoom:
             rows: Die rows, 0 to 1,024.
             columns: Die columns, 0 to 1,024.
         """
-        raise NotImplementedError
+        if not (0 <= rows <= MAX_SIDE and 0 <= columns <= MAX_SIDE):
+            raise InvalidArgumentError(
+                f"Expected 0 to {MAX_SIDE} rows and columns. Received: {rows} x {columns}.", "rows"
+            )
+
+        def work(connection: Connection) -> WaferMap | None:
+            projects.get(connection, project_id)
+            return wafers.newest_map(connection, project_id)
+
+        newest = await self._desk.read(work)
+        if newest is not None and rows in (0, newest.rows) and columns in (0, newest.columns):
+            return np.minimum(newest.dies, PASS)
+        return _round_outline(rows or _BLANK_SIDE, columns or _BLANK_SIDE)
 
     async def delete(self, wafer_ids: Sequence[str]) -> Change:
         """Deletes wafers of one project. Those deleted already are passed over.
@@ -99,7 +131,8 @@ class WafersRoom:
             InvalidArgumentError: None was given, or they are of several projects.
             NotFoundError: One does not exist.
         """
-        raise NotImplementedError
+        person = current_person()
+        return await self._desk.write(lambda connection: wafers.delete(connection, wafer_ids, person))
 
     async def move(self, wafer_ids: Sequence[str], class_id: str) -> Change:
         """Moves wafers to another class of their project.
@@ -108,4 +141,12 @@ class WafersRoom:
             InvalidArgumentError: None was given, or they are of another project than the class.
             NotFoundError: One, or the class, does not exist.
         """
-        raise NotImplementedError
+        person = current_person()
+        return await self._desk.write(lambda connection: wafers.move(connection, wafer_ids, class_id, person))
+
+
+def _round_outline(rows: int, columns: int) -> NDArray[np.uint8]:
+    """Returns a grid of passed dies whose centres lie inside the ellipse that fills it."""
+    y = (np.arange(rows) + 0.5) / rows * 2 - 1
+    x = (np.arange(columns) + 0.5) / columns * 2 - 1
+    return (x[None, :] ** 2 + y[:, None] ** 2 <= 1).astype(np.uint8)

@@ -1,6 +1,6 @@
 """What the gateway speaks of: plain, frozen values without a database, a wire or a page behind them."""
 
-from gateway.values.answers import Answer, Answers, ClassProbability, Decision, FileAnswers, Neighbour
+from gateway.values.answers import Answer, Answers, ClassProbability, Decision, FileAnswers, Neighbour, PredictorAnswer
 from gateway.values.common import Change, Problem
 from gateway.values.evaluation import CellWafer, ClassScore, Evaluation, EvaluationView, Interval
 from gateway.values.generation import (
@@ -113,6 +113,7 @@ __all__ = [
     "ModelState",
     "ModelVersion",
     "Neighbour",
+    "PredictorAnswer",
     "Problem",
     "Project",
     "ProjectState",

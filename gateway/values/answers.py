@@ -43,6 +43,33 @@ class ClassProbability:
     probability: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PredictorAnswer:
+    """What the predictor says of one wafer, before it is known what that means in the project.
+
+    Attributes:
+        decision: What the answer is worth.
+        class_id: Most probable class; "" when it failed.
+        name: Its name when it was taught.
+        probability: Its probability, 0 to 1.
+        probabilities: Id, name and probability of each class, best first.
+        novelty: Over 1: unlike anything taught.
+        heat: uint8 (rows, columns), or None.
+        embedding: float32 (D,) of unit length, or None.
+        problem: Why it failed.
+    """
+
+    decision: Decision
+    class_id: str = ""
+    name: str = ""
+    probability: float = 0.0
+    probabilities: tuple[tuple[str, str, float], ...] = ()
+    novelty: float = 0.0
+    heat: NDArray[np.uint8] | None = None
+    embedding: NDArray[np.float32] | None = None
+    problem: Problem | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Neighbour:
     """A taught wafer near an answered one.
