@@ -32,12 +32,13 @@ _HEADINGS = {
     "label": "label class classname pattern defect defectpattern defecttype failuretype category",
 }
 _KIND_OF_HEADING = {heading: kind for kind, headings in _HEADINGS.items() for heading in headings.split()}
+_DOWNWARDS = frozenset(["row", "dierow", "rowindex"])
 _DELIMITERS = ",;\t|"
 _PASSED = frozenset("pass passed p ok good true yes y".split())
 _FAILED = frozenset("fail failed f ng nok bad false no n reject rejected x".split())
 _UNTESTED = frozenset(["", "-", "nan", "na", "n/a", "null", "none", "nt", "not tested", "untested", "skip"])
 _MAX_ROWS = 20_000_000
-_MAX_FIELD = 4096
+_LARGEST = 1 << 53
 
 
 @dataclass(slots=True)
@@ -80,7 +81,7 @@ def _read(name: str, file: IO[bytes], reading: Reading) -> None:
         reading.warn("Columns have no headings: taken as x, y and bin.")
         kinds = ["x", "y", "bin", *[""] * (len(first) - 3)]
         rows = _chained(first, rows)
-    if "row" not in {_normal(cell) for cell in first}:
+    if not any(_normal(cell) in _DOWNWARDS for cell in first):
         reading.warn("The file does not say where y grows: taken as downwards, with the smallest y at the top.")
     wafers = _collect(rows, kinds)
     if not wafers:
@@ -268,13 +269,10 @@ def _number(text: str) -> float | None:
 
 def _whole(text: str) -> int | None:
     """Return a whole number, also written as 3.0, or None."""
-    try:
-        return int(text)
-    except ValueError:
-        number = _number(text)
-        if number is None or not math.isfinite(number) or number != int(number) or abs(number) > 1 << 53:
-            return None
-        return int(number)
+    number = _number(text)
+    if number is None or not math.isfinite(number) or number != int(number) or abs(number) > _LARGEST:
+        return None
+    return int(number)
 
 
 FORMAT = Format(name="CSV die list", extensions=(".csv", ".tsv", ".txt"), sniff=_sniff, read=_read, order=40)
