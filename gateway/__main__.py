@@ -77,7 +77,7 @@ def listen(host: str, port: int) -> socket.socket:
         raise UnavailableError(
             f"Expected to listen on {host}:{port}. Received: {error.strerror}. Stop what uses the port, or set"
             " TEACHWAFER_GATEWAY_PORT to another one.",
-            reason="PORT_TAKEN",
+            reason="PORT_IN_USE",
         ) from None
     return listener
 

@@ -1,7 +1,7 @@
 """Small parts: boxes, texts, icons, buttons, chips, notes, dialogs.
 
-Buttons are native elements, because a button that says why it is grey has to stay reachable by keyboard, which a disabled
-one does not.
+Buttons are native elements, because a button that says why it is grey has to stay reachable by keyboard, which a
+disabled one does not.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Button(Element):
     Args:
         label: Text on it.
         on_click: What it does.
-        kind: `primary`, `quiet`, `danger`, sizes `small`, `large`, and `block`, in any mix.
+        kind: `primary`, `quiet`, `danger`, sizes `small`, `large`, and `stretch`, in any mix.
         sign: Icon before the text.
         name: Name for screen readers where the text alone says too little.
     """
@@ -103,7 +103,7 @@ class Button(Element):
     @property
     def label(self) -> str:
         """Text on the button."""
-        return self._label.text
+        return str(self._label.text)
 
     @label.setter
     def label(self, value: str) -> None:

@@ -50,15 +50,15 @@ class ClassCardPart:
             with box("tw-class-head"):
                 self._colour_button()
                 self._name_field()
+                Text(counts_text(t, card.counts), "tw-counts tw-number")
                 self._menu_button()
-            with box("tw-row wrap between"):
-                Text(counts_text(t, card.counts), "tw-soft tw-number")
-                with box("tw-row tight wrap"):
-                    button(t("card.upload"), self._upload, kind="small", sign="upload")
-                    button(t("card.draw"), lambda: draw_dialog(view, self._class), kind="small", sign="pencil")
-                    why = "" if card.counts.real else t("generate.needs_wafers")
-                    button(t("card.generate"), self._generate, kind="small", sign="sparkles", why=why)
-            self._strip = box()
+            self._strip = box().style("min-height:58px")
+            with box("tw-row tight wrap") as self._buttons:
+                button(t("card.upload"), self._upload, kind="small", sign="upload")
+                button(t("card.draw"), lambda: draw_dialog(view, self._class), kind="small", sign="pencil")
+                why = "" if card.counts.real else t("generate.needs_wafers")
+                button(t("card.generate"), self._generate, kind="small", sign="sparkles", why=why)
+                box("tw-spacer")
             self._health()
         view.later(self._fill_strip())
 
@@ -92,8 +92,9 @@ class ClassCardPart:
                 delete_label=t("wafer.delete"),
                 one_line=True,
             )
-            if page.total > len(page.wafers):
-                label = t("card.show_all", n=page.total)
+        if page.total > len(page.wafers):
+            label = t("card.show_all", n=page.total)
+            with self._buttons:
                 button(label, lambda: gallery_dialog(view, self._class, self._others), kind="quiet small")
 
     async def _remove(self, wafer_id: str) -> None:
@@ -110,10 +111,11 @@ class ClassCardPart:
         t = self._view.t
         label = t("card.colour", name=self._class.name)
         with box("tw-dot", tag="button", type="button", aria_label=label, title=label) as swatch:
-            with ui.menu() as menu, box("tw-swatches"):
-                for colour in COLOURS:
-                    element = box("tw-swatch", tag="button", type="button", aria_label=colour).style(f"--dot:{colour}")
-                    element.on("click", lambda colour=colour: self._recolour(colour, menu), args=[])
+            menu = ui.menu()
+        with menu, box("tw-swatches"):
+            for colour in COLOURS:
+                element = box("tw-swatch", tag="button", type="button", aria_label=colour).style(f"--dot:{colour}")
+                element.on("click", lambda colour=colour: self._recolour(colour, menu), args=[])
         swatch.style(f"--dot:{self._class.colour}")
 
     async def _recolour(self, colour: str, menu: ui.menu) -> None:

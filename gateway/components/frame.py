@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import inspect
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any, Final, Literal
 
 from nicegui import app, background_tasks, ui
@@ -54,14 +55,9 @@ class View:
             if inspect.isawaitable(result):
                 await result
 
-    @asynccontextmanager
-    async def doing(self) -> AsyncIterator[None]:
+    def doing(self) -> Doing:
         """Does something in the person's name; an error becomes a toast, and what follows in the block is left out."""
-        try:
-            with acting_as(self.person):
-                yield
-        except TeachwaferError as error:
-            self.toast(self.t.error(error), bad=True)
+        return Doing(self)
 
     def toast(self, text: str, *, undo: Callable[[], Awaitable[None]] | None = None, bad: bool = False) -> None:
         """Shows a sentence for some seconds.
@@ -100,7 +96,7 @@ class View:
         await self.changed()
 
     def later(self, work: Awaitable[Any]) -> None:
-        """Lets something go on beside the page, in its place on the page and in the person's name."""
+        """Lets something go on beside the page, in its place there and in the person's name, until it is closed."""
         client = ui.context.client
         slot = ui.context.slot
 
@@ -108,7 +104,34 @@ class View:
             with client, slot, acting_as(self.person):
                 await work
 
-        background_tasks.create(run(), name="page work")
+        task = background_tasks.create(run(), name="page work")
+        client.on_delete(lambda: task.cancel())
+
+
+class Doing:
+    """A block in which something is done in a person's name and errors become toasts.
+
+    Args:
+        view: View of the page on which it is done.
+    """
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._acting = acting_as(view.person)
+
+    async def __aenter__(self) -> None:
+        """Begins to act."""
+        self._acting.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """Ends acting; says errors of ours in words and lets others pass."""
+        self._acting.__exit__(None, None, None)
+        if isinstance(error, TeachwaferError):
+            self._view.toast(self._view.t.error(error), bad=True)
+            return True
+        return False
 
 
 async def begin(portal: Portal) -> View:

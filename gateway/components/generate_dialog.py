@@ -214,7 +214,7 @@ class GenerateDialog:
 
             def mark(wafer_id: str) -> None:
                 wrong.remove(wafer_id) if wafer_id in wrong else wrong.append(wafer_id)
-                strip.mark(wrong)
+                strip.cross_out(wrong)
                 accept.label = t("generate.accept", n=total - len(wrong), name=self._class.name)
 
             strip = WaferStrip(thumbs, sheet, columns, t("generate.looks_wrong"), on_pick=mark, marking=True)

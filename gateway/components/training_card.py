@@ -17,7 +17,7 @@ from gateway.components.frame import View
 from gateway.components.wires import Wires
 from gateway.values import Board, Evaluation, JobState, ModelSize, TrainingOptions, TrainingRun
 from gateway.views.projects import gate_text, problem_text
-from gateway.views.training import TrainingProgress, curve_options
+from gateway.views.training import TRAIN_COLOUR, TUNE_COLOUR, TrainingProgress, curve_options
 from services.common.errors import TeachwaferError
 
 CHART_SECONDS: Final = 0.5
@@ -72,11 +72,11 @@ class TrainingCard:
         self._button_place.clear()
         with self._button_place:
             if busy:
-                button(t("train.stop"), self._stop, kind="large block danger", sign="stop")
+                button(t("train.stop"), self._stop, kind="large stretch danger", sign="stop")
             else:
                 why = gate_text(t, board.training)
                 label = t("train.again" if board.model_version else "train.start")
-                button(label, self._start, kind="primary large block", sign="play", why=why)
+                button(label, self._start, kind="primary large stretch", sign="play", why=why)
                 if why:
                     Text(why, "tw-faint")
         self._outcome.clear()
@@ -104,7 +104,7 @@ class TrainingCard:
                 Text(
                     t("train.best_epoch", epoch=run.result.best_epoch, epochs=run.result.epochs, time=time), "tw-faint"
                 )
-            link(t("train.see_score"), f"/projects/{self._project_id}/evaluate", "tw-button block", sign="eye")
+            link(t("train.see_score"), f"/projects/{self._project_id}/evaluate", "tw-button stretch", sign="eye")
 
     async def _start(self) -> None:
         async with self._view.doing():
@@ -181,7 +181,13 @@ class _Curves:
         self._view = view
         self._charts: dict[str, ui.echart] = {}
         with box("tw-stack") as self._root:
-            heading(view.t("train.curves"), 3)
+            with box("tw-row wrap between"):
+                heading(view.t("train.curves"), 3)
+                with box("tw-key"):
+                    for key, colour, css in (("train", TRAIN_COLOUR, ""), ("tune", TUNE_COLOUR, "dashed")):
+                        with box(css, tag="span"):
+                            box(tag="i", aria_hidden="true").style(f"--swatch:{colour}")
+                            Text(view.t(f"train.curve_{key}"))
             for kind in ("accuracy", "loss"):
                 name = view.t(f"train.{kind}")
                 with box():

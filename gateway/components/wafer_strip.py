@@ -36,7 +36,7 @@ class WaferStrip(Element, component="wafer_strip.js"):
         on_remove: Called with the id of a picture whose cross is clicked; absent: no crosses.
         delete_label: Name of the cross.
         one_line: Whether to scroll sideways instead of wrapping.
-        marking: Whether clicking marks pictures (see `mark`).
+        marking: Whether clicking marks pictures (see `cross_out`).
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class WaferStrip(Element, component="wafer_strip.js"):
         if on_remove is not None:
             self.on("remove", lambda event: on_remove(str(event.args["id"])))
 
-    def mark(self, ids: Sequence[str]) -> None:
+    def cross_out(self, ids: Sequence[str]) -> None:
         """Crosses pictures out."""
         self.props["marked"] = list(ids)
         self.update()

@@ -144,7 +144,7 @@ class Messages:
         if passed < 24 * 3600:
             return self("time.hours_ago", n=int(passed // 3600))
         return self(
-            "time.date", year=str(when.year), month=str(when.month), day=str(when.day), name=_MONTHS[when.month - 1]
+            "time.date", year=str(when.year), month=str(when.month), day=str(when.day), month_name=_MONTHS[when.month - 1]
         )
 
 

@@ -145,7 +145,10 @@ class _Evaluation:
         with box("tw-stack", tag="section"):
             heading(t("evaluate.matrix"), 2)
             Text(t("evaluate.matrix_text"), "tw-soft")
-            with box("tw-card").style("overflow-x:auto"), box("tw-matrix", tag="table"):
+            with (
+                box("tw-card").style("overflow-x:auto;width:fit-content;max-width:100%"),
+                box("tw-matrix", tag="table"),
+            ):
                 Text(t("evaluate.matrix"), "tw-visually-hidden", tag="caption")
                 with box(tag="thead"), box(tag="tr"):
                     Text(f"{t('evaluate.matrix_true')} \\ {t('evaluate.matrix_answer')}", "tw-faint", tag="th").style(

@@ -111,7 +111,7 @@ class Prediction:
             with box("tw-card padded tw-stack"):
                 text = t("predict.summary", accepted=summary.accepted, total=summary.total, look=summary.look)
                 paragraph(text, "tw-lead").style("color:var(--ink);font-weight:650")
-                with box("tw-bars"):
+                with box("tw-bars narrow"):
                     for each, count in summary.per_class:
                         Text(each, "tw-clip")
                         set_share(bar(count / summary.total, each), count / summary.total, self._colour(each))
@@ -206,18 +206,19 @@ class Prediction:
         """Shows a wafer large with its probabilities."""
         t = self._view.t
         source = await self._view.portal.picture(answer.map, 420)
-        with dialog(wafer_name(answer), t("app.close")), box("tw-dialog-body"):
-            with box("tw-row wrap").style("align-items:flex-start;gap:24px"):
-                image(source, t("wafer.image", name=wafer_name(answer)), "tw-wafer").style("width:300px")
-                with box("tw-stack tw-grow").style("min-width:240px"):
-                    chip(decision_text(t, answer.decision), DECISION_TONES[answer.decision])
-                    Text(decision_advice(t, answer), "tw-soft")
-                    with box("tw-bars"):
-                        for each in answer.probabilities:
-                            Text(each.name, "tw-clip")
-                            set_share(bar(each.probability, each.name), each.probability, each.colour)
-                            Text(t.percent(each.probability), "num")
-                    Text(answer.source_name, "tw-faint").style("overflow-wrap:anywhere")
+        with dialog(wafer_name(answer), t("app.close")):
+            body = box("tw-dialog-body")
+        with body, box("tw-row wrap").style("align-items:flex-start;gap:24px"):
+            image(source, t("wafer.image", name=wafer_name(answer)), "tw-wafer").style("width:300px")
+            with box("tw-stack tw-grow").style("min-width:240px"):
+                chip(decision_text(t, answer.decision), DECISION_TONES[answer.decision])
+                Text(decision_advice(t, answer), "tw-soft")
+                with box("tw-bars"):
+                    for each in answer.probabilities:
+                        Text(each.name, "tw-clip")
+                        set_share(bar(each.probability, each.name), each.probability, each.colour)
+                        Text(t.percent(each.probability), "num")
+                Text(answer.source_name, "tw-faint").style("overflow-wrap:anywhere")
 
     def _colour(self, name: str) -> str:
         return next((each.wafer_class.colour for each in self._board.cards if each.wafer_class.name == name), "#8a94a3")

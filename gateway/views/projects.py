@@ -47,7 +47,7 @@ def change_text(t: Messages, change: Change) -> str:
     try:
         return t(key, **{"n": change.params.get("count", 0), **change.params})
     except KeyError:
-        return t("change.other")
+        return t("change.anything")
 
 
 def problem_text(t: Messages, problem: Problem) -> str:
