@@ -1,0 +1,216 @@
+"""What every call to every service goes through: a request id, an access log line, one mapping of errors.
+
+Handlers raise; they never set a code. An error of services.common.errors reaches the caller as a `google.rpc.Status`
+with details. Anything else is a fault of ours: it is logged with its trace, and the caller gets INTERNAL with a fixed
+text and the request id under which the trace can be found, never the text of the exception.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from services.common.errors import (
+    STATUS_DETAILS_KEY,
+    DeadlineExceededError,
+    InternalError,
+    TeachwaferError,
+    UnimplementedError,
+    to_status,
+)
+from services.common.logs import request_id_var
+
+REQUEST_ID_KEY = "x-request-id"
+"""Metadata key of the request id: taken from the caller where it is sane, and always sent back."""
+
+INTERNAL_MESSAGE = (
+    "Something went wrong on our side. Report the request id {request_id}: the server's log has the cause."
+)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+_HEALTH_PREFIX = "/grpc.health."
+_FAULTS = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+logger = logging.getLogger(__name__)
+
+Context = Any
+Behaviour = Callable[[Any, Context], Any]
+
+
+def default_interceptors(default_deadline_s: float = 300.0) -> Sequence[CallInterceptor]:
+    """Returns the interceptors of every server.
+
+    Args:
+        default_deadline_s: Time for unary calls whose caller set no deadline, seconds.
+    """
+    return (CallInterceptor(default_deadline_s),)
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Gives each call a request id, one access log line and the mapping of errors.
+
+    Args:
+        default_deadline_s: Time for unary calls whose caller set no deadline, seconds.
+    """
+
+    def __init__(self, default_deadline_s: float = 300.0) -> None:
+        self._default_deadline_s = default_deadline_s
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wraps the handler of one call."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None:
+            return grpc.unary_unary_rpc_method_handler(self._wrap_unary(_unknown_method(method), method))
+        make = _HANDLER_FACTORIES[handler.request_streaming, handler.response_streaming]
+        behaviour: Behaviour = (
+            handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
+        )
+        if not handler.response_streaming:
+            wrapped = self._wrap_unary(behaviour, method)
+        elif inspect.isasyncgenfunction(behaviour):
+            wrapped = self._wrap_generator(behaviour, method)
+        else:
+            wrapped = self._wrap_writer(behaviour, method)
+        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+
+    def _wrap_unary(self, behaviour: Behaviour, method: str) -> Behaviour:
+        """Wraps a handler that returns one response."""
+
+        async def handle(request: Any, context: Context) -> Any:
+            async with _observed(method, context), self._deadline(context):
+                return await behaviour(request, context)
+
+        return handle
+
+    def _wrap_generator(self, behaviour: Behaviour, method: str) -> Behaviour:
+        """Wraps a handler that yields its responses."""
+
+        async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
+            async with _observed(method, context), contextlib.aclosing(behaviour(request, context)) as responses:
+                async for response in responses:
+                    yield response
+
+        return handle
+
+    def _wrap_writer(self, behaviour: Behaviour, method: str) -> Behaviour:
+        """Wraps a handler that writes its responses to the context."""
+
+        async def handle(request: Any, context: Context) -> None:
+            async with _observed(method, context):
+                await behaviour(request, context)
+
+        return handle
+
+    @contextlib.asynccontextmanager
+    async def _deadline(self, context: Context) -> AsyncIterator[None]:
+        """Ends the handler after the default time where the caller set none; gRPC itself sees to the caller's."""
+        if context.time_remaining() is not None:
+            yield
+            return
+        try:
+            async with asyncio.timeout(self._default_deadline_s) as scope:
+                yield
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise DeadlineExceededError(
+                f"Expected the work to end in {self._default_deadline_s:g} s, the limit for calls without a deadline. "
+                "Ask for less, or set a deadline."
+            ) from None
+
+
+@contextlib.asynccontextmanager
+async def _observed(method: str, context: Context) -> AsyncIterator[None]:
+    """Runs one call: request id before, mapping of errors and access log line after."""
+    started = time.perf_counter()
+    request_id = _request_id_of(context)
+    # Each call is a task of its own with its own context, so nothing has to be put back.
+    request_id_var.set(request_id)
+    context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
+    code = grpc.StatusCode.OK
+    try:
+        yield
+        code = _code_of(context)
+    except grpc.aio.AbortError:
+        code = _code_of(context)
+        raise
+    except asyncio.CancelledError:
+        remaining = context.time_remaining()
+        expired = remaining is not None and remaining <= 0
+        code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
+        raise
+    except GeneratorExit:
+        code = grpc.StatusCode.CANCELLED
+        raise
+    except TeachwaferError as error:
+        code = error.code
+        await _abort(context, error, request_id)
+    except Exception:
+        code = grpc.StatusCode.INTERNAL
+        logger.exception("unexpected error", extra={"method": method})
+        await _abort(context, InternalError(INTERNAL_MESSAGE.format(request_id=request_id)), request_id)
+    finally:
+        _log_access(method, context, code, time.perf_counter() - started)
+
+
+async def _abort(context: Context, error: TeachwaferError, request_id: str) -> None:
+    """Ends the call with an error and its details."""
+    status = to_status(error, request_id)
+    trailing = ((STATUS_DETAILS_KEY, status.SerializeToString()), (REQUEST_ID_KEY, request_id))
+    await context.abort(error.code, error.message, trailing)
+
+
+def _log_access(method: str, context: Context, code: grpc.StatusCode, seconds: float) -> None:
+    """Writes the access log line; probes come every few seconds and are written at DEBUG."""
+    level = logging.WARNING if code in _FAULTS else logging.INFO
+    if method.startswith(_HEALTH_PREFIX):
+        level = logging.DEBUG
+    facts = {"method": method, "code": code.name, "ms": round(seconds * 1000, 2), "peer": context.peer()}
+    logger.log(level, "call", extra=facts)
+
+
+def _request_id_of(context: Context) -> str:
+    """Returns the caller's request id, or a new one where there is none fit for a log."""
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+            return value
+    return uuid.uuid4().hex
+
+
+def _code_of(context: Context) -> grpc.StatusCode:
+    """Returns the code that a handler's own abort has set; gRPC keeps it as a number."""
+    code = context.code()
+    return _CODES.get(code, grpc.StatusCode.UNKNOWN) if isinstance(code, int) else code or grpc.StatusCode.OK
+
+
+def _unknown_method(method: str) -> Behaviour:
+    """Returns a handler that says that there is no such method."""
+
+    async def handle(request: Any, context: Context) -> None:
+        raise UnimplementedError(f"Expected a method of this server. Received: {method!r}. List them by reflection.")
+
+    return handle
+
+
+_HANDLER_FACTORIES: dict[tuple[bool, bool], Callable[..., Any]] = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
