@@ -81,7 +81,7 @@ def add(connection: Connection, project_id: str, name: str, pattern: str | None,
             reason="TOO_MANY_CLASSES",
             metadata={"max": str(MAX_CLASSES)},
         )
-    name = checked_name(name) if name else _free_name(present)
+    name = checked_name(name) if name else free_name(present)
     _check_free(present, name)
     pattern = guess_pattern(name) if pattern is None else checked_pattern(pattern)
     if any(each.pattern == pattern for each in present if pattern == NONE):
@@ -255,7 +255,8 @@ def _check_not_pinned(found: WaferClass) -> None:
         )
 
 
-def _free_name(present: Sequence[WaferClass]) -> str:
+def free_name(present: Sequence[WaferClass]) -> str:
+    """Returns the first `Class n` that no class is called."""
     taken = {name_key(each.name) for each in present}
     return next(name for n in range(1, MAX_CLASSES + 2) if name_key(name := f"Class {n}") not in taken)
 

@@ -65,6 +65,18 @@ def lock(connection: Connection, project_id: str, *, trashed: bool = False) -> P
     return to_project(_row(connection, project_id, trashed=trashed, locked=True))
 
 
+def find(connection: Connection, project_id: str) -> Project:
+    """Returns a project, in the trash or not.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    row = connection.execute(select(PROJECTS).where(PROJECTS.c.id == project_id)).one_or_none()
+    if row is None:
+        raise NotFoundError("project", project_id[:80], reason="PROJECT_NOT_FOUND")
+    return to_project(row)
+
+
 def live(connection: Connection) -> list[Project]:
     """Returns the projects outside the trash, last changed first."""
     query = select(PROJECTS).where(PROJECTS.c.deleted_at.is_(None))

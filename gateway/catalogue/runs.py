@@ -204,6 +204,14 @@ def settle(connection: Connection, run_id: str, problem: dict[str, Any] | None =
     connection.execute(update(RUNS).where(RUNS.c.id == run_id).values(settled=True, problem=problem))
 
 
+def lose(connection: Connection, run_id: str, problem: dict[str, Any]) -> None:
+    """Marks a job that its service does not know any more as failed."""
+    ended = [each.value for each in ENDED]
+    failed = {"state": JobState.FAILED.value}
+    connection.execute(update(RUNS).where(RUNS.c.id == run_id, RUNS.c.state.not_in(ended)).values(**failed, seen={}))
+    settle(connection, run_id, problem)
+
+
 def set_accepted(connection: Connection, run_id: str, change_id: str) -> None:
     """Marks that the wafers of a generation were added."""
     connection.execute(update(RUNS).where(RUNS.c.id == run_id).values(accepted_change=change_id))

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 
-from gateway.values import Answers, FileAnswers, UploadFile
+from sqlalchemy import Connection
+
+from gateway.catalogue import classes, projects, wafers
+from gateway.studio.desk import Desk
+from gateway.studio.intake import read_files
+from gateway.studio.neighbours import MAX_NEIGHBOURS, TaughtWafers
+from gateway.values import Answer, Answers, ClassProbability, FileAnswers, Neighbour, PredictorAnswer, UploadFile
+from services.common.errors import InvalidArgumentError
 from services.common.wafer_map import WaferMap
+
+UNKNOWN_COLOUR = "#8a8f98"
+"""Colour of classes of which the catalogue knows nothing."""
 
 
 class AnswersRoom:
     """Ask a model about wafers."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._neighbours = TaughtWafers(desk)
 
     async def classify(
         self,
@@ -33,7 +50,17 @@ class AnswersRoom:
             NotFoundError: No such model is loaded.
             UnavailableError: The predictor cannot be reached.
         """
-        raise NotImplementedError
+        told_version, told = await self._desk.clients.predictor.classify(
+            model_id, maps, version=version, explain=explain, embed=neighbours > 0
+        )
+        near: list[tuple[Neighbour, ...]] = [()] * len(maps)
+        if neighbours > 0:
+            near = await self._neighbours.of(model_id, told_version, told, min(neighbours, MAX_NEIGHBOURS))
+        faces = await self._desk.read(lambda connection: class_faces(connection, model_id))
+        answers = tuple(
+            _answer(wafer, each, faces, nearest) for wafer, each, nearest in zip(maps, told, near, strict=True)
+        )
+        return Answers(model_id, told_version, answers)
 
     async def classify_wafers(
         self, model_id: str, wafer_ids: Sequence[str], *, version: int = 0, explain: bool = False, neighbours: int = 0
@@ -44,7 +71,10 @@ class AnswersRoom:
             NotFoundError: A wafer does not exist, or no such model is loaded.
             UnavailableError: The predictor cannot be reached.
         """
-        raise NotImplementedError
+        found = await self._desk.read(lambda connection: wafers.details(connection, wafer_ids))
+        return await self.classify(
+            model_id, [each.map for each in found], version=version, explain=explain, neighbours=neighbours
+        )
 
     async def classify_files(
         self,
@@ -63,4 +93,55 @@ class AnswersRoom:
             ResourceExhaustedError: A file is larger than allowed (reason UPLOAD_TOO_LARGE).
             UnavailableError: The predictor cannot be reached.
         """
-        raise NotImplementedError
+        began = time.monotonic()
+        intake = await asyncio.to_thread(read_files, files, self._desk.settings)
+        if not intake.wafers:
+            reasons = "; ".join(f"{each.name}: {each.message}" for each in intake.skipped[:3])
+            raise InvalidArgumentError(
+                f"Expected files with wafer maps. Received: none in {len(files)} files. {reasons}",
+                "files",
+                reason="NO_WAFER_FOUND",
+                metadata={"files": str(len(files)), "detail": reasons[:500]},
+            )
+        found = await self.classify(
+            model_id, [each.map for each in intake.wafers], version=version, explain=explain, neighbours=neighbours
+        )
+        answers = tuple(
+            replace(answer, source_name=wafer.source_name)
+            for answer, wafer in zip(found.answers, intake.wafers, strict=True)
+        )
+        return FileAnswers(model_id, found.version, answers, tuple(intake.skipped), time.monotonic() - began)
+
+
+def class_faces(connection: Connection, model_id: str) -> dict[str, tuple[str, str]]:
+    """Returns present name and colour of the classes of a model's project, by id; {} for models of others."""
+    project = projects.by_model(connection, model_id)
+    if project is None:
+        return {}
+    return {each.class_id: (each.name, each.colour) for each in classes.live(connection, project.project_id)}
+
+
+def _answer(
+    wafer: WaferMap, told: PredictorAnswer, faces: dict[str, tuple[str, str]], nearest: tuple[Neighbour, ...]
+) -> Answer:
+    """Returns an answer in the project's present names and colours."""
+
+    def face(class_id: str, taught_name: str) -> tuple[str, str]:
+        return faces.get(class_id, (taught_name, UNKNOWN_COLOUR))
+
+    return Answer(
+        map=wafer,
+        source_name="",
+        decision=told.decision,
+        class_id=told.class_id,
+        name=face(told.class_id, told.name)[0],
+        probability=told.probability,
+        probabilities=tuple(
+            ClassProbability(class_id, *face(class_id, name), probability)
+            for class_id, name, probability in told.probabilities
+        ),
+        novelty=told.novelty,
+        heat=told.heat,
+        neighbours=nearest,
+        problem=told.problem,
+    )

@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import islice
 
-from gateway.values import Change, GenerationEvent, GenerationRequest, GenerationRun
-from services.common.wafer_map import WaferMap
+from sqlalchemy import Connection
+
+from gateway.catalogue import changes, classes, people, projects, runs, wafers
+from gateway.catalogue.catalogue import new_id
+from gateway.catalogue.runs import RunRow
+from gateway.catalogue.wafer_rows import NewWafer
+from gateway.studio.desk import Desk
+from gateway.studio.freezing import freeze
+from gateway.studio.minder import Minder, require_success, resilient
+from gateway.studio.people import current_person
+from gateway.studio.run_records import REQUESTS, dumped, generation_run
+from gateway.values import Change, GenerationEvent, GenerationRequest, GenerationRun, Method
+from services.common.dataset import open_dataset
+from services.common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from services.common.store import BlobStore
+from services.common.wafer_map import WaferIdentity, WaferMap
+
+LEARNED_FLOOR = 20
+"""Fewest real wafers of a class for a learned generator."""
 
 
 class GenerationRoom:
     """Generate wafers and add those that look right."""
+
+    def __init__(self, desk: Desk, minder: Minder) -> None:
+        self._desk = desk
+        self._minder = minder
 
     async def start(
         self, project_id: str, requests: Sequence[GenerationRequest], *, seed: int = 0, request_id: str = ""
@@ -29,7 +55,30 @@ class GenerationRoom:
                 learned generator (reason TOO_FEW_WAFERS).
             UnavailableError: The generator cannot be reached.
         """
-        raise NotImplementedError
+        if not requests:
+            raise InvalidArgumentError("Expected at least one class to generate. Received: none.", "requests")
+        if request_id:
+            known = await self._desk.read(lambda connection: runs.run_by_request(connection, request_id))
+            if known is not None:
+                return await self._seen(known.run_id)
+        await self._desk.read(lambda connection: _check_classes(connection, project_id, requests))
+        frozen, data_version = await asyncio.to_thread(freeze, self._desk.catalogue, self._desk.store, project_id, 0)
+        project = await self._desk.read(lambda connection: projects.get(connection, project_id))
+        request = request_id or new_id()
+        run = await self._desk.clients.generator.create(
+            frozen.dataset_id, requests, seed=seed, display_name=project.name, request_id=request
+        )
+        person = current_person()
+        spec = {"requests": dumped(REQUESTS, tuple(requests)), "seed": seed}
+
+        def work(connection: Connection) -> RunRow:
+            people.log(connection, person, "generation.start", f"projects/{project_id}", {"run": run.run_id})
+            return runs.add_run(
+                connection, run.run_id, "generation", project_id, frozen.dataset_id, data_version, spec, request
+            )
+
+        self._minder.follow(await self._desk.write(work))
+        return await self._seen(run.run_id)
 
     async def get(self, run_id: str) -> GenerationRun:
         """Returns a generation as it stands; one that ended also while the generator is away.
@@ -38,24 +87,39 @@ class GenerationRoom:
             NotFoundError: There is none.
             UnavailableError: The generator cannot be reached.
         """
-        raise NotImplementedError
+        row = await self._row(run_id)
+        if not row.state.ended:
+            await self._minder.look(row)
+        return await self._seen(run_id)
 
     async def list(self, project_id: str) -> tuple[GenerationRun, ...]:
         """Returns the generations of a project, newest first, as they were last seen."""
-        raise NotImplementedError
 
-    def watch(self, run_id: str, *, after_sequence: int = 0) -> AsyncIterator[GenerationEvent]:
+        def work(connection: Connection) -> tuple[GenerationRun, ...]:
+            projects.get(connection, project_id)
+            return tuple(generation_run(row) for row in runs.runs(connection, project_id, "generation"))
+
+        return await self._desk.read(work)
+
+    async def watch(self, run_id: str, *, after_sequence: int = 0) -> AsyncIterator[GenerationEvent]:
         """Yields the events of a generation, past ones first, and ends when it is at rest.
 
         Raises:
             NotFoundError: There is none.
             UnavailableError: The generator went away for longer than a minute; watch again later.
         """
-        raise NotImplementedError
+        row = await self._row(run_id)
+        async for event in resilient(partial(self._desk.clients.generator.watch, run_id), after_sequence):
+            yield event
+        await self._minder.look(row)
 
     async def cancel(self, run_id: str) -> GenerationRun:
         """Asks a generation to stop; one that has ended is returned as it is."""
-        raise NotImplementedError
+        row = await self._row(run_id)
+        if not row.state.ended:
+            await self._desk.clients.generator.cancel(run_id)
+            await self._minder.look(row)
+        return await self._seen(run_id)
 
     async def results(
         self, run_id: str, class_id: str = "", *, offset: int = 0, limit: int = 60
@@ -72,7 +136,17 @@ class GenerationRoom:
             NotFoundError: There is no such generation.
             FailedPreconditionError: It has not succeeded (reason NOT_FINISHED).
         """
-        raise NotImplementedError
+        run = await self.get(run_id)
+        require_success(run.state, run_id)
+        if run.result is None:
+            return ()
+        found = partial(_generated, self._desk.store, run.result.dataset_id, run_id, class_id)
+        limit = max(0, min(limit, 1000))
+
+        def work() -> tuple[tuple[str, WaferMap], ...]:
+            return tuple((each.wafer_id, each.map) for each in islice(found(), offset, offset + limit))
+
+        return await asyncio.to_thread(work)
 
     async def accept(self, run_id: str, *, leave_out: Sequence[str] = ()) -> Change:
         """Adds generated wafers to their classes, marked as generated. Doing so twice adds them once.
@@ -85,4 +159,84 @@ class GenerationRoom:
             NotFoundError: There is no such generation, or all of its classes are gone.
             FailedPreconditionError: It has not succeeded (reason NOT_FINISHED).
         """
-        raise NotImplementedError
+        run = await self.get(run_id)
+        require_success(run.state, run_id)
+        dataset_id = "" if run.result is None else run.result.dataset_id
+        unwanted = frozenset(leave_out)
+        new = await asyncio.to_thread(
+            lambda: [
+                replace(each, base_dataset=run.dataset_id)
+                for each in _generated(self._desk.store, dataset_id, run_id, "")
+                if each.wafer_id not in unwanted
+            ]
+        )
+        person = current_person()
+        return await self._desk.write(lambda connection: _accept(connection, run_id, new, person))
+
+    async def _row(self, run_id: str) -> RunRow:
+        return await self._desk.read(lambda connection: runs.run(connection, run_id, "generation"))
+
+    async def _seen(self, run_id: str) -> GenerationRun:
+        return generation_run(await self._row(run_id))
+
+
+def _check_classes(connection: Connection, project_id: str, requests: Sequence[GenerationRequest]) -> None:
+    """Refuses classes that cannot be parents.
+
+    Raises:
+        NotFoundError: There is no such project or class.
+        FailedPreconditionError: A class has too few real wafers.
+    """
+    projects.get(connection, project_id)
+    present = {each.class_id: each for each in classes.live(connection, project_id)}
+    counts = wafers.counts(connection, project_id)
+    for request in requests:
+        if request.class_id not in present:
+            raise NotFoundError("class", request.class_id[:80], reason="CLASS_NOT_FOUND")
+        found = present[request.class_id]
+        real = counts[request.class_id].real if request.class_id in counts else 0
+        needed = LEARNED_FLOOR if request.method is Method.LEARNED else 1
+        if real < needed or not found.enabled:
+            raise FailedPreconditionError(
+                f"Expected at least {needed} real wafers in the enabled class {found.name!r}. Received: {real}. "
+                "Add wafers first.",
+                subject=f"classes/{found.class_id}",
+                reason="TOO_FEW_WAFERS" if real else "NO_PARENTS",
+                metadata={"name": found.name, "wafers": str(real), "needed": str(needed)},
+            )
+
+
+def _generated(store: BlobStore, dataset_id: str, run_id: str, class_id: str) -> Iterator[NewWafer]:
+    """Yields the wafers that a generation made, under the ids that they will have in the catalogue."""
+    for each in open_dataset(store, dataset_id).iter_wafers():
+        if class_id and each.class_id != class_id:
+            continue
+        yield NewWafer(
+            map=WaferMap(each.dies, WaferIdentity(lot=each.lot)),
+            class_id=each.class_id,
+            origin=each.origin,
+            # The same generation always gives the same ids, so that accepting it twice adds nothing twice.
+            wafer_id=uuid.uuid5(uuid.NAMESPACE_URL, f"teachwafer:{run_id}:{each.wafer_id}").hex,
+            parent_id=each.parent_id,
+            source_name=run_id,
+        )
+
+
+def _accept(connection: Connection, run_id: str, new: Sequence[NewWafer], person: str) -> Change:
+    """Adds generated wafers in one transaction."""
+    row = runs.run(connection, run_id, "generation")
+    projects.lock(connection, row.project_id)
+    row = runs.run(connection, run_id, "generation")
+    if row.accepted_change:
+        return changes.get(connection, row.accepted_change)
+    present = {each.class_id: each.name for each in classes.live(connection, row.project_id)}
+    wanted = [each for each in new if each.class_id in present]
+    if new and not wanted:
+        raise NotFoundError("class", new[0].class_id, reason="CLASS_NOT_FOUND")
+    names = dict.fromkeys(present[each.class_id] for each in wanted)
+    params: dict[str, str | int] = {"name": ", ".join(names)[:256], "count": len(wanted), "generated": len(wanted)}
+    change, number = changes.record(connection, row.project_id, "add_wafers", person, params)
+    wafers.insert_all(connection, row.project_id, wanted, number)
+    runs.set_accepted(connection, run_id, change.change_id)
+    people.log(connection, person, "generation.accept", f"projects/{row.project_id}", {"count": len(wanted)})
+    return change

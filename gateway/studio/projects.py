@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from gateway.values import Board, Change, Project, ProjectSummary, Task, TrashedProject
+from sqlalchemy import Connection
+
+from gateway.catalogue import changes, people, projects, runs, wafers
+from gateway.catalogue import classes as class_rows
+from gateway.catalogue.catalogue import new_id
+from gateway.catalogue.names import name_key, safe_file_name
+from gateway.catalogue.patterns import NONE, guess_pattern
+from gateway.catalogue.wafer_rows import NewWafer
+from gateway.studio import health, project_file
+from gateway.studio.desk import Desk
+from gateway.studio.people import current_person
+from gateway.studio.project_file import FileContent
+from gateway.studio.run_records import score, training_run
+from gateway.values import Board, Change, Counts, Project, ProjectSummary, Task, TrashedProject
+from services.common.errors import InvalidArgumentError, UnimplementedError
 
 
 class ProjectsRoom:
     """Make, list, rename, trash, export and open projects."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
 
     async def create(
         self, name: str, task: Task = Task.SINGLE, *, product: str = "", classes: Sequence[str] = ()
@@ -26,11 +45,27 @@ class ProjectsRoom:
             InvalidArgumentError: The name is empty or too long, or a class name comes twice.
             UnimplementedError: The task is not supported yet.
         """
-        raise NotImplementedError
+        _check_task(task)
+        person = current_person()
+
+        def work(connection: Connection) -> Project:
+            made = projects.create(connection, name, task, product)
+            found = {name_key(each): each for each in classes}
+            if len(found) < len(classes):
+                raise InvalidArgumentError("Expected each class name once. Received: one of them twice.", "classes")
+            none_name = next((each for each in classes if guess_pattern(each) == NONE), NONE)
+            for each in [none_name, *(each for each in classes if each != none_name)]:
+                class_rows.add(connection, made.project_id, each, None)
+            people.log(connection, person, "project.create", f"projects/{made.project_id}", {"name": made.name})
+            return made
+
+        return await self._desk.write(work)
 
     async def list(self) -> tuple[ProjectSummary, ...]:
         """Returns all projects outside the trash, last changed first."""
-        raise NotImplementedError
+        return await self._desk.read(
+            lambda connection: tuple(_summary(connection, each) for each in projects.live(connection))
+        )
 
     async def get(self, project_id: str) -> Project:
         """Returns a project.
@@ -38,7 +73,7 @@ class ProjectsRoom:
         Raises:
             NotFoundError: There is none, or it is in the trash.
         """
-        raise NotImplementedError
+        return await self._desk.read(lambda connection: projects.get(connection, project_id))
 
     async def board(self, project_id: str) -> Board:
         """Returns everything on the canvas of a project, in a few queries whatever its size.
@@ -46,7 +81,7 @@ class ProjectsRoom:
         Raises:
             NotFoundError: There is no such project.
         """
-        raise NotImplementedError
+        return await self._desk.read(lambda connection: _board(connection, projects.get(connection, project_id)))
 
     async def rename(self, project_id: str, name: str, *, expected_version: int | None = None) -> Change:
         """Renames a project.
@@ -61,7 +96,15 @@ class ProjectsRoom:
             InvalidArgumentError: The name is empty or too long.
             AbortedError: Somebody changed the project since (reason CHANGED_BY_OTHERS).
         """
-        raise NotImplementedError
+        person = current_person()
+
+        def work(connection: Connection) -> Change:
+            old, new = projects.rename(connection, project_id, name, expected_version)
+            undo = {"table": "projects", "id": project_id, "old": {"name": old}, "new": {"name": new}}
+            params = {"name": new, "old_name": old}
+            return changes.record(connection, project_id, "rename_project", person, params, undo)[0]
+
+        return await self._desk.write(work)
 
     async def duplicate(self, project_id: str, name: str) -> Project:
         """Makes a project with the same classes and wafers, without runs and models.
@@ -70,7 +113,26 @@ class ProjectsRoom:
             NotFoundError: There is no such project.
             InvalidArgumentError: The name is empty or too long.
         """
-        raise NotImplementedError
+        person = current_person()
+
+        def work(connection: Connection) -> Project:
+            source = projects.lock(connection, project_id)
+            made = projects.create(connection, name, source.task, source.product)
+            new_ids: dict[str, str] = {}
+            for each in class_rows.live(connection, project_id):
+                copied = class_rows.add(connection, made.project_id, each.name, each.pattern, each.colour)
+                new_ids[each.class_id] = copied.class_id
+                if not each.enabled:
+                    class_rows.alter(connection, copied.class_id, "disable_class", person, None, enabled=False)
+            _, number = changes.record(
+                connection, made.project_id, "add_wafers", person, {"name": source.name, "count": 0}
+            )
+            count = wafers.copy_all(connection, project_id, new_ids, made.project_id, number)
+            changes.reword(connection, number, {"name": source.name, "count": count})
+            people.log(connection, person, "project.create", f"projects/{made.project_id}", {"name": made.name})
+            return made
+
+        return await self._desk.write(work)
 
     async def trash(self, project_id: str) -> TrashedProject:
         """Moves a project to the trash for 30 days. Its published models keep serving.
@@ -78,11 +140,18 @@ class ProjectsRoom:
         Raises:
             NotFoundError: There is no such project.
         """
-        raise NotImplementedError
+        person = current_person()
+
+        def work(connection: Connection) -> TrashedProject:
+            projects.trash(connection, project_id)
+            people.log(connection, person, "project.trash", f"projects/{project_id}")
+            return next(each for each in _trashed(connection) if each.project.project_id == project_id)
+
+        return await self._desk.write(work)
 
     async def trashed(self) -> tuple[TrashedProject, ...]:
         """Returns the trash, last deleted first."""
-        raise NotImplementedError
+        return await self._desk.read(_trashed)
 
     async def restore(self, project_id: str) -> Project:
         """Takes a project out of the trash.
@@ -90,7 +159,13 @@ class ProjectsRoom:
         Raises:
             NotFoundError: It is not in the trash.
         """
-        raise NotImplementedError
+        person = current_person()
+
+        def work(connection: Connection) -> Project:
+            people.log(connection, person, "project.restore", f"projects/{project_id}")
+            return projects.restore(connection, project_id)
+
+        return await self._desk.write(work)
 
     async def purge(self, project_id: str) -> None:
         """Deletes a project of the trash for good.
@@ -98,7 +173,17 @@ class ProjectsRoom:
         Raises:
             NotFoundError: It is not in the trash.
         """
-        raise NotImplementedError
+        person = current_person()
+
+        def work(connection: Connection) -> Sequence[str]:
+            dataset_ids = [each.dataset_id for each in runs.datasets(connection, project_id)]
+            dataset_ids += [each.generated_dataset_id for each in runs.datasets(connection, project_id)]
+            projects.purge(connection, project_id)
+            people.log(connection, person, "project.purge", f"projects/{project_id}")
+            return [each for each in dataset_ids if each]
+
+        for dataset_id in await self._desk.write(work):
+            await asyncio.to_thread(self._desk.store.delete_prefix, f"datasets/{dataset_id}")
 
     async def export_file(self, project_id: str, target: Path) -> Path:
         """Writes a project into one self-describing .zip file.
@@ -113,7 +198,7 @@ class ProjectsRoom:
         Raises:
             NotFoundError: There is no such project.
         """
-        raise NotImplementedError
+        return await self._desk.read(lambda connection: project_file.write(connection, project_id, target))
 
     async def export_name(self, project_id: str) -> str:
         """Returns a file name for the download, made of the project's name, safe on every system.
@@ -121,7 +206,7 @@ class ProjectsRoom:
         Raises:
             NotFoundError: There is no such project.
         """
-        raise NotImplementedError
+        return f"{safe_file_name((await self.get(project_id)).name)}.zip"
 
     async def open_file(self, source: Path, *, name: str = "") -> Project:
         """Makes a project from a project file. It becomes a project of its own, whatever is there already.
@@ -133,4 +218,93 @@ class ProjectsRoom:
         Raises:
             InvalidArgumentError: It is no project file, is damaged or holds too much; nothing was kept.
         """
-        raise NotImplementedError
+        content = await asyncio.to_thread(project_file.read, source)
+        _check_task(content.task)
+        person = current_person()
+
+        def work(connection: Connection) -> Project:
+            made = projects.create(connection, name or content.name, content.task, content.product)
+            class_ids = []
+            for each in content.classes:
+                added = class_rows.add(connection, made.project_id, each.name, each.pattern, each.colour)
+                class_ids.append(added.class_id)
+                if not each.enabled:
+                    class_rows.alter(connection, added.class_id, "disable_class", person, None, enabled=False)
+            if not any(each.pattern == NONE for each in content.classes):
+                class_rows.add(connection, made.project_id, "", NONE)
+            params: dict[str, str | int] = {"name": content.name, "count": len(content.wafers)}
+            _, number = changes.record(connection, made.project_id, "add_wafers", person, params)
+            wafers.insert_all(connection, made.project_id, _owned(content, class_ids), number)
+            people.log(connection, person, "project.open", f"projects/{made.project_id}", params)
+            return made
+
+        return await self._desk.write(work)
+
+
+def _board(connection: Connection, project: Project) -> Board:
+    """Returns everything on a canvas."""
+    counts = wafers.counts(connection, project.project_id)
+    cards = health.cards(class_rows.live(connection, project.project_id), counts)
+    rows = runs.runs(connection, project.project_id, "training")
+    latest = training_run(connection, rows[0]) if rows else None
+    published = runs.versions(connection, project.model_id)
+    gate = health.gate(project.task, cards, latest)
+    present = projects.data_version(connection, project.project_id)
+    # Outdated is judged against the training whose model serves, and the state against the newest training.
+    taught = {row.run_id: row.data_version for row in rows}
+    outdated = bool(published) and taught.get(published[0].run_id) != present
+    changed_since = bool(rows) and rows[0].data_version != present
+    total = Counts(
+        wafers=sum(each.wafers for each in counts.values()),
+        lots=wafers.lots(connection, project.project_id),
+        generated=sum(each.generated for each in counts.values()),
+        without_lot=sum(each.without_lot for each in counts.values()),
+    )
+    return Board(
+        project=project,
+        cards=cards,
+        counts=total,
+        state=health.state(total.wafers, gate, latest, bool(published), changed_since if not published else outdated),
+        training=gate,
+        latest_run=latest,
+        model_version=published[0].version if published else 0,
+        outdated=outdated,
+    )
+
+
+def _summaries(connection: Connection) -> tuple[ProjectSummary, ...]:
+    """Returns the rows of the list."""
+    return tuple(_summary(connection, each) for each in projects.live(connection))
+
+
+def _summary(connection: Connection, project: Project) -> ProjectSummary:
+    """Returns the row of a project in the list."""
+    board = _board(connection, project)
+    published = runs.versions(connection, project.model_id)
+    found = published[0].score if published else (score(board.latest_run) if board.latest_run else None)
+    return ProjectSummary(project, len(board.cards), board.counts.wafers, board.state, found)
+
+
+def _trashed(connection: Connection) -> tuple[TrashedProject, ...]:
+    """Returns the trash."""
+    return tuple(
+        replace(each, wafers=sum(held.wafers for held in wafers.counts(connection, each.project.project_id).values()))
+        for each in projects.in_trash(connection)
+    )
+
+
+def _owned(content: FileContent, class_ids: Sequence[str]) -> Iterator[NewWafer]:
+    """Yields the wafers of a project file with new ids, parents and children still together."""
+    new_ids = {old: new_id() for _, old, _ in content.wafers}
+    for position, old, wafer in content.wafers:
+        parent = new_ids.get(wafer.parent_id, "")
+        yield replace(wafer, class_id=class_ids[position], wafer_id=new_ids[old], parent_id=parent)
+
+
+def _check_task(task: Task) -> None:
+    if task is not Task.SINGLE:
+        raise UnimplementedError(
+            f"Expected one pattern per wafer. Received: {task.value!r}, which this release cannot teach yet.",
+            reason="TASK_NOT_SUPPORTED",
+            metadata={"task": task.value},
+        )

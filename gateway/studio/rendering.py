@@ -85,7 +85,7 @@ def wafer_png(wafer: WaferMap, size: int, heat: Grid | None = None) -> bytes:
     _check_side(size, 8, 4096, "size")
     if heat is not None and heat.shape != wafer.dies.shape:
         raise InvalidArgumentError(
-            f"Expected heat of {wafer.rows} x {wafer.columns} dies. Received: {' x '.join(map(str, heat.shape))}.",
+            f"Expected heat of {wafer.rows} x {wafer.columns} dies. Received: shape {heat.shape}.",
             "heat",
         )
     dies = wafer.dies
@@ -136,14 +136,15 @@ def _notched(picture: Pixels, notch: Notch) -> Pixels:
 
 def _resample(plane: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     """Stretches a plane to a square: nearest neighbours where it grows, means where it shrinks."""
-    return _resample_rows(_resample_rows(plane, side).T, side).T
+    square = _resample_rows(_resample_rows(plane, side).T, side)
+    return np.asarray(square.T, np.float32)
 
 
 def _resample_rows(plane: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     count = plane.shape[0]
     edges = np.arange(side) * count // side
     if count <= side:
-        return plane[edges]
+        return np.asarray(plane[edges], np.float32)
     sums = np.add.reduceat(plane, edges, axis=0)
     lengths = np.diff(np.append(edges, count)).astype(np.float32)
     return np.asarray(sums / lengths[:, None], np.float32)

@@ -106,7 +106,7 @@ class WafersRoom:
         """Returns an empty wafer to draw on: uint8 (rows, columns) of 0 and 1.
 
         Args:
-            project_id: The project; the outline of its newest wafer is taken where sizes are 0, a round 32 x 32 otherwise.
+            project_id: The project; its newest wafer gives the outline where sizes are 0, or a circle of 32 x 32.
             rows: Die rows, 0 to 1,024.
             columns: Die columns, 0 to 1,024.
         """
