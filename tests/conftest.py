@@ -1,9 +1,8 @@
-"""Fixtures of all tests: an own home, an environment without the developer's settings, real wafers where there are some."""
+"""Fixtures of all tests: an own home, an environment without the developer's settings, real wafers where there are."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,12 +20,11 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ.get("TEACHWAFER_TEST_GP
 
 
 @pytest.fixture(autouse=True)
-def own_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Takes the developer's TEACHWAFER_* settings away and points the home to a temporary folder."""
     for name in [name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX) and name != DATA_VARIABLE]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("TEACHWAFER_HOME", str(tmp_path_factory.mktemp("home")))
-    yield
 
 
 @pytest.fixture

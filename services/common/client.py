@@ -133,11 +133,13 @@ class _Interceptor:
         )
 
     async def _one(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
-        """Makes a call with one response."""
+        """Makes a call with one response and returns it, ended."""
         try:
-            return await (await continuation(self._prepare(details), request))
+            call = await continuation(self._prepare(details), request)
+            await call
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
+        return call
 
     async def _many(self, continuation: Callable[..., Any], details: Any, request: Any) -> AsyncIterator[Any]:
         """Starts a call with a stream of responses."""

@@ -143,6 +143,8 @@ async def _observed(method: str, context: Context) -> AsyncIterator[None]:
     # Each call is a task of its own with its own context, so nothing has to be put back.
     request_id_var.set(request_id)
     context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
+    # Asked for now: once a call was cut off, gRPC has freed it, and asking it for its peer crashes the process.
+    peer = context.peer()
     code = grpc.StatusCode.OK
     try:
         yield
@@ -166,7 +168,7 @@ async def _observed(method: str, context: Context) -> AsyncIterator[None]:
         logger.exception("unexpected error", extra={"method": method})
         await _abort(context, InternalError(INTERNAL_MESSAGE.format(request_id=request_id)), request_id)
     finally:
-        _log_access(method, context, code, time.perf_counter() - started)
+        _log_access(method, peer, code, time.perf_counter() - started)
 
 
 async def _abort(context: Context, error: TeachwaferError, request_id: str) -> None:
@@ -176,12 +178,12 @@ async def _abort(context: Context, error: TeachwaferError, request_id: str) -> N
     await context.abort(error.code, error.message, trailing)
 
 
-def _log_access(method: str, context: Context, code: grpc.StatusCode, seconds: float) -> None:
+def _log_access(method: str, peer: str, code: grpc.StatusCode, seconds: float) -> None:
     """Writes the access log line; probes come every few seconds and are written at DEBUG."""
     level = logging.WARNING if code in _FAULTS else logging.INFO
     if method.startswith(_HEALTH_PREFIX):
         level = logging.DEBUG
-    facts = {"method": method, "code": code.name, "ms": round(seconds * 1000, 2), "peer": context.peer()}
+    facts = {"method": method, "code": code.name, "ms": round(seconds * 1000, 2), "peer": peer}
     logger.log(level, "call", extra=facts)
 
 
