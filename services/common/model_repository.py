@@ -1,6 +1,6 @@
 """The model repository: a folder of published, immutable model versions in the layout that Triton serves.
 
-`<root>/<model>/config.pbtxt`, `<root>/<model>/<version>/model.onnx`, `manifest.json` and the rest of the version's files.
+`<root>/<model>/config.pbtxt`; `<root>/<model>/<version>/` with `model.onnx`, `manifest.json` and other files.
 A version is written into a folder beside its place and moved there by one rename: it is there whole or not at all.
 """
 
@@ -138,7 +138,7 @@ class ModelRepository:
             if earlier is not None and (folder / str(earlier) / MANIFEST_FILE).is_file():
                 _write(folder / CONFIG_FILE, config_pbtxt.encode())
                 return int(earlier)
-            version = max([state["highest"], *self._versions(folder)]) + 1
+            version: int = max([state["highest"], *self._versions(folder)]) + 1
             requests = {**state["requests"], **({request_id: version} if request_id else {})}
             # Before the version itself: a number that was ever given away, even to a publisher that died, is not
             # given away again.

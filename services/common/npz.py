@@ -23,6 +23,7 @@ MAX_MEMBERS = 64
 """Most arrays in one archive."""
 
 _MAX_HEADER = 4096
+_CHUNK = 1 << 22
 _KINDS = "buifUS"
 _DAMAGED = (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError, zlib.error)
 
@@ -94,7 +95,7 @@ class ArrayArchive:
             raise _invalid(f"Expected an array {name!r}. Received: {', '.join(self.headers) or 'no arrays'}")
         header = self.headers[name]
         raw = np.empty(header.size_bytes, np.uint8)
-        self._fill(name, memoryview(raw))
+        self._fill(name, raw.data)
         flat = raw.view(header.dtype) if header.dtype.itemsize else np.zeros(math.prod(header.shape), header.dtype)
         return flat.reshape(header.shape, order="F" if header.fortran_order else "C")
 
@@ -104,12 +105,13 @@ class ArrayArchive:
             with self._zip.open(f"{name}.npy") as member:
                 _read_header(member)
                 while filled < len(target):
-                    count = member.readinto(target[filled : filled + (1 << 22)])
-                    if not count:
+                    chunk = member.read(min(_CHUNK, len(target) - filled))
+                    if not chunk:
                         raise _invalid(
                             f"Array {name!r} ends after {filled} of {len(target)} bytes; the file is cut off"
                         )
-                    filled += count
+                    target[filled : filled + len(chunk)] = chunk
+                    filled += len(chunk)
                 if member.read(1):
                     raise _invalid(f"Array {name!r} is longer than its header says")
         except _DAMAGED as error:

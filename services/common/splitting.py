@@ -159,23 +159,21 @@ def _assign(wafers: NDArray[np.int64], ranks: Sequence[int], shares: tuple[float
     closed = wanted[:, 0] == 0
     side_of_lot = np.full(lots, -1, np.int64)
     reached = np.zeros((3, classes))
-    fixed = np.zeros(lots, bool)
 
     def place(lot: int, side: int) -> None:
         side_of_lot[lot] = side
         reached[side] += fractions[lot]
 
     small = (wafers.sum(axis=0) < MIN_CLASS_WAFERS) | ((wafers > 0).sum(axis=0) < 2)
-    for lot in np.flatnonzero((wafers[:, small] > 0).any(axis=1)):
-        place(int(lot), _TRAIN)
-        fixed[lot] = True
+    for lot in np.flatnonzero((wafers[:, small] > 0).any(axis=1)).tolist():
+        place(lot, _TRAIN)
     for lot, side in _seats(wafers, ranks, shares, side_of_lot, small):
         place(lot, side)
-        fixed[lot] = True
-    rest = sorted(np.flatnonzero(side_of_lot < 0), key=lambda lot: (-fractions[lot].max(), ranks[lot]))
+    free: list[int] = np.flatnonzero(side_of_lot < 0).tolist()
+    rest = sorted(free, key=lambda lot: (-float(fractions[lot].max()), ranks[lot]))
     for lot in rest:
-        place(int(lot), int(np.argmin(_costs(reached - wanted, fractions[lot], closed))))
-    _improve(side_of_lot, reached, fractions, wanted, closed, [int(lot) for lot in rest])
+        place(lot, int(np.argmin(_costs(reached - wanted, fractions[lot], closed))))
+    _improve(side_of_lot, reached, fractions, wanted, closed, rest)
     return side_of_lot
 
 

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -24,6 +24,9 @@ from services.common.errors import (
     PermissionDeniedError,
     UnavailableError,
 )
+
+if TYPE_CHECKING:
+    from obstore.store import S3Config
 
 MAX_KEY = 512
 """Largest number of characters of a key."""
@@ -84,12 +87,10 @@ def open_store(url: str, options: Mapping[str, str] | None = None) -> "BlobStore
         return BlobStore(LocalStore(folder), url=folder.as_uri(), folder=folder)
     if parts.scheme == "s3" and parts.netloc:
         prefix = parts.path.strip("/")
-        settings = {
-            "aws_allow_http": "true" if str((options or {}).get("endpoint", "")).startswith("http:") else "false"
-        }
-        client = S3Store(
-            parts.netloc, prefix=prefix or None, config=cast("dict[str, str]", {**settings, **(options or {})})
-        )
+        settings: dict[str, Any] = dict(options or {})
+        if settings.get("endpoint", "").startswith("http:"):
+            settings.setdefault("allow_http", "true")
+        client = S3Store(parts.netloc, prefix=prefix or None, config=cast("S3Config", settings))
         return BlobStore(client, url=url, folder=None)
     raise InvalidArgumentError(
         f"Expected a path, file:///folder or s3://bucket/prefix. Received: {url!r}.", field="store_url"

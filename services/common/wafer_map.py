@@ -8,6 +8,7 @@ import hashlib
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,11 +158,11 @@ class WaferMap:
 def dies_sha256(dies: NDArray[np.uint8]) -> str:
     """Return the content address of a uint8 (rows, columns) grid; see :meth:`WaferMap.sha256`."""
     digest = hashlib.sha256(f"{dies.shape[0]}x{dies.shape[1]}\n".encode())
-    digest.update(np.ascontiguousarray(dies))
+    digest.update(np.ascontiguousarray(dies).data)
     return digest.hexdigest()
 
 
-def checked_dies(dies: NDArray[np.uint8], name: str = "dies") -> NDArray[np.uint8]:
+def checked_dies(dies: Any, name: str = "dies") -> NDArray[np.uint8]:
     """Return `dies` as a read-only, C-contiguous grid that shares no memory with a writable array.
 
     Args:
@@ -191,7 +192,7 @@ def checked_dies(dies: NDArray[np.uint8], name: str = "dies") -> NDArray[np.uint
     return frozen
 
 
-def _checked_bins(bins: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.int32]:
+def _checked_bins(bins: Any, shape: tuple[int, ...]) -> NDArray[np.int32]:
     if not isinstance(bins, np.ndarray) or bins.dtype != np.int32 or bins.shape != shape:
         received = f"{bins.dtype} {bins.shape}" if isinstance(bins, np.ndarray) else type(bins).__name__
         raise InvalidArgumentError(f"Expected an int32 array of shape {shape}. Received: {received}.", field="bins")

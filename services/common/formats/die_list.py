@@ -34,8 +34,8 @@ _HEADINGS = {
 _KIND_OF_HEADING = {heading: kind for kind, headings in _HEADINGS.items() for heading in headings.split()}
 _DOWNWARDS = frozenset(["row", "dierow", "rowindex"])
 _DELIMITERS = ",;\t|"
-_PASSED = frozenset("pass passed p ok good true yes y".split())
-_FAILED = frozenset("fail failed f ng nok bad false no n reject rejected x".split())
+_PASSED = frozenset(["pass", "passed", "p", "ok", "good", "true", "yes", "y"])
+_FAILED = frozenset(["fail", "failed", "f", "ng", "nok", "bad", "false", "no", "n", "reject", "rejected", "x"])
 _UNTESTED = frozenset(["", "-", "nan", "na", "n/a", "null", "none", "nt", "not tested", "untested", "skip"])
 _MAX_ROWS = 20_000_000
 _LARGEST = 1 << 53
@@ -75,7 +75,7 @@ def _read(name: str, file: IO[bytes], reading: Reading) -> None:
     if {"x", "y"} <= set(kinds):
         if not {"bin", "result"} & set(kinds):
             raise InvalidArgumentError(
-                f"Expected a column with the bin or the result of each die. Received the columns {', '.join(first)[:300]}."
+                f"Expected a column with each die's bin or result. Received the columns {', '.join(first)[:300]}."
             )
     else:
         reading.warn("Columns have no headings: taken as x, y and bin.")
@@ -180,7 +180,9 @@ def _result_codes(results: Sequence[str], pass_bins: frozenset[int]) -> tuple[li
         elif number is None:
             values[text] = _word_code(text)
         elif number not in (0, 1, 2):
-            raise InvalidArgumentError(f"Expected results 1 (pass) and 0 (fail), or 0, 1 and 2. Received: {text[:40]!r}.")
+            raise InvalidArgumentError(
+                f"Expected results 1 (pass) and 0 (fail), or 0, 1 and 2. Received: {text[:40]!r}."
+            )
         elif number == 0:
             values[text] = 0 if grid_values else FAIL
         else:

@@ -1,11 +1,12 @@
 """Which colours of a wafer picture are background, passed and failed dies."""
 
 import colorsys
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-NO_DIE, PASS, FAIL = 0, 1, 2
+from services.common.wafer_map import FAIL, NO_DIE, PASS
 
 _Colour = tuple[int, int, int]
 
@@ -18,48 +19,85 @@ _PALETTES: tuple[tuple[_Colour, _Colour, _Colour], ...] = (
 _EXACT_COLOURS = 12
 _MAX_PEAKS = 6
 _PEAK_SHARE = 0.004
+_EVEN_PEAK_SHARE = 0.0006
+_EVEN_STEP = 20
+_EVEN_SHARE = 0.02
 _PALETTE_DISTANCE = 40.0
 _PEAK_DISTANCE = 56.0
 _SATURATED = 0.35
 _FULL_DISC = 0.9
 
 
-def read_codes(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], str]:
-    """Return the value of each pixel and a sentence about what was guessed, or "".
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """What the colours of a picture say.
+
+    Attributes:
+        codes: uint8 (height, width): 0 no die, 1 pass, 2 fail.
+        clean: whether the picture has few colours, so that no pixel is a blend.
+        warning: what was guessed, in a sentence for people, or "".
+    """
+
+    codes: NDArray[np.uint8]
+    clean: bool
+    warning: str
+
+
+def read_codes(pixels: NDArray[np.uint8]) -> Codes:
+    """Return what each pixel stands for.
 
     Args:
         pixels: uint8 (height, width, 3).
-
-    Returns:
-        uint8 (height, width): 0 no die, 1 pass, 2 fail.
     """
-    colours, index = _dominant_colours(pixels)
+    colours, index, clean = _dominant_colours(pixels)
     if len(colours) == 1:
-        return np.zeros(index.shape, np.uint8), ""
+        return Codes(np.zeros(index.shape, np.uint8), clean, "")
     background = _background(colours, index)
     if background is not None and len(colours) == 2 and _is_grey(colours[1 - background]):
-        return _two_levels(index != background, colours[background])
+        codes, warning = _two_levels(index != background)
+        return Codes(codes, clean, warning)
     codes, warning = _roles(colours, background, np.bincount(index.ravel(), minlength=len(colours)))
-    return codes[index], warning
+    return Codes(codes[index], clean, warning)
 
 
-def _dominant_colours(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the colours that matter, (k, 3), and the nearest of them for each pixel, (height, width)."""
+def _dominant_colours(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
+    """Return the colours that matter, (k, 3), the nearest of them for each pixel, (height, width), and if all do."""
     packed = (pixels.astype(np.uint32) << np.array([16, 8, 0], np.uint32)).sum(axis=2, dtype=np.uint32)
     different, inverse, counts = np.unique(packed, return_inverse=True, return_counts=True)
     colours = np.stack([different >> 16 & 255, different >> 8 & 255, different & 255], axis=1).astype(np.int64)
-    if len(different) <= _EXACT_COLOURS:
+    clean = len(different) <= _EXACT_COLOURS
+    if clean:
         peaks = _merged(colours, counts, distance=_PALETTE_DISTANCE, share=0.0)
     else:
         # Coarse bins of 32 levels a channel stand for the noise around a colour; the mean of the largest is the colour.
+        # Only even areas count: the pixels between two colours are blends of them.
+        even = _even(pixels)
+        share = _PEAK_SHARE
+        if even.mean() >= _EVEN_SHARE:
+            share = _EVEN_PEAK_SHARE
+            counts = np.bincount(inverse.ravel()[even.ravel()], minlength=len(different))
         bins, of_bin = np.unique(colours >> 5, axis=0, return_inverse=True)
         sums = np.zeros((len(bins), 3))
         weights = np.bincount(of_bin.ravel(), counts, len(bins))
         np.add.at(sums, of_bin.ravel(), colours * counts[:, None])
+        sums, weights = sums[weights > 0], weights[weights > 0]
         means = np.round(sums / weights[:, None]).astype(np.int64)
-        peaks = _merged(means, weights, distance=_PEAK_DISTANCE, share=_PEAK_SHARE)
+        peaks = _merged(means, weights, distance=_PEAK_DISTANCE, share=share)
     nearest = ((colours[:, None, :] - peaks[None]) ** 2).sum(axis=2).argmin(axis=1)
-    return peaks, nearest[inverse].reshape(pixels.shape[:2])
+    return peaks, nearest[inverse].reshape(pixels.shape[:2]), clean
+
+
+def _even(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return which pixels have nearly the colour of their four neighbours, bool (height, width)."""
+    values = pixels.astype(np.int16)
+    even = np.ones(pixels.shape[:2], bool)
+    below = np.abs(np.diff(values, axis=0)).max(axis=2) <= _EVEN_STEP
+    beside = np.abs(np.diff(values, axis=1)).max(axis=2) <= _EVEN_STEP
+    even[:-1] &= below
+    even[1:] &= below
+    even[:, :-1] &= beside
+    even[:, 1:] &= beside
+    return even
 
 
 def _merged(
@@ -90,7 +128,7 @@ def _background(colours: NDArray[np.int64], index: NDArray[np.int64]) -> int | N
     return place
 
 
-def _two_levels(foreground: NDArray[np.bool_], background: NDArray[np.int64]) -> tuple[NDArray[np.uint8], str]:
+def _two_levels(foreground: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], str]:
     """Read a picture of background and one grey: a wafer without fails, or only the failed dies of one."""
     height, width = foreground.shape
     y = (np.arange(height)[:, None] * 2 + 1 - height) / height
@@ -115,13 +153,17 @@ def _roles(
             return by_palette, ""
     green = [place for place in dies if _is_green(colours[place])]
     red = [place for place in dies if _is_red(colours[place])]
-    if green or red:
-        passed = green or [place for place in dies if place not in red]
-        codes[passed] = PASS
-        lines = [place for place in dies if place not in green and _is_grey(colours[place]) and green and red]
-        # Black, grey or white beside green and red are lines between the dies.
+    if green and red:
+        others = [place for place in dies if place not in green and place not in red]
+        # Grey beside green and red are lines between the dies; anything else is a blend, told by the nearer hue.
+        lines = [place for place in others if _is_grey(colours[place])]
+        blends = [place for place in others if place not in lines and 48 <= _hsv(colours[place])[0] <= 255]
+        codes[[*green, *blends]] = PASS
         codes[lines] = NO_DIE
-        return codes, "" if len(dies) - len(lines) <= 2 else "more than two colours of dies: green ones taken as passed."
+        return codes, "" if len(others) == len(lines) else "more than two colours of dies: told by their hue."
+    if green or red:
+        codes[green or [place for place in dies if place not in red]] = PASS
+        return codes, "" if len(dies) <= 2 else "more than two colours of dies: green ones taken as passed."
     if background is not None and len(dies) == 2 and all(_is_grey(colours[place]) for place in (*dies, background)):
         nearer = min(dies, key=lambda place: abs(int(colours[place].sum()) - int(colours[background].sum())))
         codes[nearer] = PASS
@@ -136,7 +178,7 @@ def _palette_codes(colours: NDArray[np.int64], background: int) -> NDArray[np.ui
         distances = np.linalg.norm(colours[:, None, :] - np.array(palette)[None], axis=2)
         nearest = distances.argmin(axis=1)
         if (distances.min(axis=1) < _PALETTE_DISTANCE).all() and nearest[background] == NO_DIE:
-            return nearest.astype(np.uint8)
+            return np.asarray(nearest, np.uint8)
     return None
 
 

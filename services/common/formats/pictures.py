@@ -10,7 +10,7 @@ from services.common.errors import InvalidArgumentError
 from services.common.formats.picture_colours import read_codes
 from services.common.formats.picture_lattice import find_cells
 from services.common.formats.reading import Format, Reading
-from services.common.wafer_map import MAX_SIDE, WaferMap
+from services.common.wafer_map import FAIL, MAX_SIDE, NO_DIE, PASS, WaferMap
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
@@ -25,10 +25,10 @@ def _sniff(name: str, head: bytes) -> bool:
 
 def _read(name: str, file: IO[bytes], reading: Reading) -> None:
     pixels = _pixels(file, reading.limits.max_pixels)
-    codes, warning = read_codes(pixels)
-    if warning:
-        reading.warn(f"{name}: {warning}")
-    dies, sure = _dies(codes)
+    read = read_codes(pixels)
+    if read.warning:
+        reading.warn(f"{name}: {read.warning}")
+    dies, sure = _dies(read.codes, read.clean)
     if not sure:
         reading.warn(f"{name}: geometry guessed, its dies are no regular cells. Check the map before you use it.")
     reading.add(WaferMap(dies), None, name)
@@ -54,7 +54,9 @@ def _pixels(file: IO[bytes], max_pixels: int) -> NDArray[np.uint8]:
                 return np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
             return np.asarray(image.convert("RGB"))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InvalidArgumentError(f"Expected a picture of at most {max_pixels:,} pixels. Received far more.") from error
+        raise InvalidArgumentError(
+            f"Expected a picture of at most {max_pixels:,} pixels. Received far more."
+        ) from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError) as error:
         raise InvalidArgumentError(f"The picture is damaged or cut off ({str(error)[:200]}).") from error
 
@@ -67,25 +69,22 @@ def _scaled_levels(levels: NDArray[np.generic]) -> NDArray[np.uint8]:
     return np.stack([grey] * 3, axis=-1)
 
 
-def _dies(codes: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool]:
+def _dies(codes: NDArray[np.uint8], clean: bool) -> tuple[NDArray[np.uint8], bool]:
     """Return the die grid of a picture and whether its cells were found for sure.
 
     Args:
         codes: uint8 (height, width) value of each pixel: 0 no die, 1 pass, 2 fail.
+        clean: whether no pixel is a blend of two colours.
     """
-    occupied = np.argwhere(codes)
-    if not len(occupied):
+    if not codes.any():
         raise InvalidArgumentError("No dies found: the picture has one colour only.")
-    columns, columns_sure = find_cells(codes, axis=1)
-    rows, rows_sure = find_cells(codes, axis=0)
+    columns, columns_sure = find_cells(codes, axis=1, clean=clean)
+    rows, rows_sure = find_cells(codes, axis=0, clean=clean)
     if len(rows) > MAX_SIDE or len(columns) > MAX_SIDE:
         raise InvalidArgumentError(f"Expected at most {MAX_SIDE} dies a side. Received: {len(rows)} x {len(columns)}.")
-    dies = np.zeros((len(rows), len(columns)), np.uint8)
-    mixed = 0
-    total = 0
     # Votes by sums over cells: one pass a value instead of one a cell.
-    votes = np.stack([_cell_sums(codes == value, rows, columns) for value in range(3)])
-    dies[:] = votes.argmax(axis=0)
+    votes = np.stack([_cell_sums(codes == value, rows, columns) for value in (NO_DIE, PASS, FAIL)])
+    dies = votes.argmax(axis=0).astype(np.uint8)
     total = int(votes.sum())
     mixed = total - int(votes.max(axis=0).sum())
     return dies, rows_sure and columns_sure and mixed <= _MAX_MIXED * total
@@ -99,9 +98,7 @@ def _cell_sums(
     sums[1:, 1:] = mask.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
     top, bottom = np.array(rows).T
     left, right = np.array(columns).T
-    return (
-        sums[np.ix_(bottom, right)] - sums[np.ix_(top, right)] - sums[np.ix_(bottom, left)] + sums[np.ix_(top, left)]
-    )
+    return sums[np.ix_(bottom, right)] - sums[np.ix_(top, right)] - sums[np.ix_(bottom, left)] + sums[np.ix_(top, left)]
 
 
 FORMAT = Format(name="picture", extensions=(".png", ".jpg", ".jpeg"), sniff=_sniff, read=_read, order=5)

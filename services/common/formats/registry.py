@@ -79,10 +79,7 @@ def read_file(name: str, file: IO[bytes], reading: Reading) -> None:
         _check_size(file, reading.limits)
         head = file.read(HEAD_BYTES)
         file.seek(0)
-        found = sniff(name, head)
-        if found is None:
-            known = ", ".join(each.name for each in all_formats())
-            raise InvalidArgumentError(f"Expected a file of a known format ({known}). Received something else.")
+        found = _known_format(name, head)
         if reading.depth == 0:
             reading.format_name = found.name
         found.read(name, file, reading)
@@ -92,6 +89,14 @@ def read_file(name: str, file: IO[bytes], reading: Reading) -> None:
         # A file is taken whole or not at all, so that nobody wonders which half of it is there.
         del reading.wafers[before:]
         reading.skip(name, error.message)
+
+
+def _known_format(name: str, head: bytes) -> Format:
+    found = sniff(name, head)
+    if found is None:
+        known = ", ".join(each.name for each in all_formats())
+        raise InvalidArgumentError(f"Expected a file of a known format ({known}). Received something else.")
+    return found
 
 
 def _check_size(file: IO[bytes], limits: ReadLimits) -> None:
