@@ -1,0 +1,118 @@
+"""How true generated wafers are to the real wafers of their class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.common.preprocessing import planes_of
+from services.common.wafer_map import FAIL, NO_DIE
+from services.generator.domain import Realism
+
+SIDE = 32
+"""Side of the grid on which fail maps are compared, cells."""
+MOST_COMPARED = 2000
+"""Most wafers of each side that are compared with one another."""
+_RINGS = 16
+
+
+class RealismMeter:
+    """Compares generated wafers with real ones while they stream by, in flat memory.
+
+    Args:
+        real: Real wafers of the class, at least one.
+        expected: Generated wafers that will come; every one counts for fractions and copies, and an even sample of
+            at most 2,000 for distances.
+    """
+
+    def __init__(self, real: Sequence[NDArray[np.uint8]], expected: int) -> None:
+        sample = [real[index] for index in _even_sample(len(real))]
+        self._real_maps = fail_maps(sample)
+        self._real_profile = _radial_profile(sample)
+        self._real_fraction = float(np.mean([fail_fraction(grid) for grid in real]))
+        self._real_keys = {content_key(grid) for grid in real}
+        self._sampled = np.zeros(expected, bool)
+        self._sampled[_even_sample(expected)] = True
+        self._kept: list[NDArray[np.uint8]] = []
+        self._fractions = 0.0
+        self._copies = 0
+        self._seen = 0
+
+    def is_copy(self, grid: NDArray[np.uint8]) -> bool:
+        """Says whether a wafer equals a real one die by die."""
+        return content_key(grid) in self._real_keys
+
+    def add(self, grids: Sequence[NDArray[np.uint8]]) -> None:
+        """Takes the next generated wafers."""
+        for grid in grids:
+            self._fractions += fail_fraction(grid)
+            self._copies += self.is_copy(grid)
+            if self._sampled[self._seen]:
+                self._kept.append(grid)
+            self._seen += 1
+
+    def result(self) -> Realism:
+        """Returns the figures over all wafers taken, of which there must be one at least.
+
+        Distances are shares of the cells of a 32 x 32 grid in which two fail maps differ. `coverage` is the share of
+        real wafers that are the nearest one of some generated wafer; the profile is the mean fail share in 16 rings.
+        """
+        made = fail_maps(self._kept)
+        distances = hamming_distances(made, self._real_maps)
+        return Realism(
+            nearest_distance=float(np.median(distances.min(axis=1))),
+            nearest_distance_real=_distance_among(self._real_maps),
+            copied_share=self._copies / self._seen,
+            coverage=len(np.unique(distances.argmin(axis=1))) / len(self._real_maps),
+            fail_fraction=self._fractions / self._seen,
+            fail_fraction_real=self._real_fraction,
+            radial_profile_difference=float(np.abs(_radial_profile(self._kept) - self._real_profile).max()),
+        )
+
+
+def content_key(grid: NDArray[np.uint8]) -> bytes:
+    """Returns bytes that are equal exactly for equal die grids."""
+    return grid.shape[0].to_bytes(2, "big") + grid.tobytes()
+
+
+def fail_fraction(grid: NDArray[np.uint8]) -> float:
+    """Returns the share of a wafer's dies that failed, 0 to 1."""
+    return int(np.count_nonzero(grid == FAIL)) / max(1, int(np.count_nonzero(grid != NO_DIE)))
+
+
+def fail_maps(grids: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    """Returns (n, 1024) maps of 0 and 1: cells of a 32 x 32 grid in which half of the dies or more failed."""
+    planes = planes_of(grids, SIDE)
+    return (planes[..., 1] * 2 >= np.maximum(planes[..., 0], 1e-6)).astype(np.float32).reshape(len(grids), -1)
+
+
+def hamming_distances(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns (n, m) shares of cells in which maps of 0 and 1 differ."""
+    both = one @ other.T
+    differing: NDArray[np.float32] = one.sum(1)[:, None] + other.sum(1)[None, :] - 2 * both
+    return differing / one.shape[1]
+
+
+def _distance_among(maps: NDArray[np.float32]) -> float:
+    """Returns the median distance of a map to its nearest other one, 0 for a single map."""
+    if len(maps) < 2:
+        return 0.0
+    distances = hamming_distances(maps, maps)
+    np.fill_diagonal(distances, np.inf)
+    return float(np.median(distances.min(axis=1)))
+
+
+def _radial_profile(grids: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
+    """Returns the mean fail share in 16 rings of equal width from the centre to the rim."""
+    planes = planes_of(grids, SIDE).sum(axis=0, dtype=np.float64)
+    axis = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
+    ring = np.minimum((np.hypot(axis[:, None], axis[None, :]) * _RINGS).astype(np.intp), _RINGS - 1).reshape(-1)
+    valid, failed = (np.bincount(ring, planes[..., plane].reshape(-1), _RINGS) for plane in (0, 1))
+    return np.asarray(failed / np.maximum(valid, 1e-9))
+
+
+def _even_sample(count: int) -> NDArray[np.intp]:
+    """Returns at most 2,000 positions spread evenly over `count`."""
+    return np.unique(np.linspace(0, count - 1, min(count, MOST_COMPARED)).astype(np.intp))
