@@ -143,9 +143,8 @@ class Messages:
             return self("time.minutes_ago", n=int(passed // 60))
         if passed < 24 * 3600:
             return self("time.hours_ago", n=int(passed // 3600))
-        return self(
-            "time.date", year=str(when.year), month=str(when.month), day=str(when.day), month_name=_MONTHS[when.month - 1]
-        )
+        month_name = _MONTHS[when.month - 1]
+        return self("time.date", year=str(when.year), month=str(when.month), month_name=month_name, day=str(when.day))
 
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
