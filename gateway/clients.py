@@ -9,6 +9,7 @@ from typing import Final, Self
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from inference import grpc_service_pb2, grpc_service_pb2_grpc
 from teachwafer.generator.v1 import generator_pb2, generator_pb2_grpc
 from teachwafer.predictor.v1 import predictor_pb2, predictor_pb2_grpc
 from teachwafer.trainer.v1 import trainer_pb2, trainer_pb2_grpc
@@ -50,7 +51,7 @@ class TrainerClient:
     """
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._stub = trainer_pb2_grpc.TrainerServiceStub(channel)
+        self._stub = trainer_pb2_grpc.TrainerServiceStub(channel)  # type: ignore[no-untyped-call]
 
     async def create(
         self,
@@ -134,7 +135,7 @@ class GeneratorClient:
     """
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._stub = generator_pb2_grpc.GeneratorServiceStub(channel)
+        self._stub = generator_pb2_grpc.GeneratorServiceStub(channel)  # type: ignore[no-untyped-call]
 
     async def create(
         self,
@@ -226,10 +227,8 @@ class PredictorClient:
     """
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._stub = predictor_pb2_grpc.PredictorServiceStub(channel)
-        from inference import grpc_service_pb2_grpc
-
-        self._repository = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        self._stub = predictor_pb2_grpc.PredictorServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._repository = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
 
     async def classify(
         self, model_id: str, maps: Sequence[WaferMap], *, version: int = 0, explain: bool = False, embed: bool = False
@@ -267,22 +266,16 @@ class PredictorClient:
 
     async def index(self) -> tuple[ModelVersion, ...]:
         """Returns everything in the model repository, whether it serves or not."""
-        from inference import grpc_service_pb2
-
         response = await self._repository.RepositoryIndex(grpc_service_pb2.RepositoryIndexRequest())
         return tuple(converters.indexed_model(each) for each in response.models)
 
     async def load(self, model_id: str) -> None:
         """Loads the newest version of a model."""
-        from inference import grpc_service_pb2
-
         request = grpc_service_pb2.RepositoryModelLoadRequest(model_name=model_id)
         await self._repository.RepositoryModelLoad(request, timeout=_LOAD_TIMEOUT_S)
 
     async def unload(self, model_id: str) -> None:
         """Takes a model out of service."""
-        from inference import grpc_service_pb2
-
         request = grpc_service_pb2.RepositoryModelUnloadRequest(model_name=model_id)
         await self._repository.RepositoryModelUnload(request, timeout=_LOAD_TIMEOUT_S)
 
@@ -344,7 +337,7 @@ class Clients:
 
     async def close(self) -> None:
         """Closes all channels."""
-        await asyncio.gather(*(channel.close() for channel in self.channels.values()))
+        await asyncio.gather(*(channel.close(None) for channel in self.channels.values()))
 
 
 def _batches(maps: Sequence[WaferMap]) -> Iterable[list[WaferMap]]:

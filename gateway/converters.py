@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import status_pb2  # type: ignore[import-untyped]
+from inference import grpc_service_pb2
 from teachwafer.generator.v1 import generator_pb2
 from teachwafer.predictor.v1 import predictor_pb2
 from teachwafer.trainer.v1 import trainer_pb2
@@ -47,9 +48,6 @@ from gateway.values import (
 from services.common.errors import from_status
 from services.common.resource_names import DatasetVersionName, GenerationJobName, TrainingJobName
 from services.common.wafer_map_converter import from_proto
-
-if TYPE_CHECKING:
-    from inference import grpc_service_pb2
 
 # Both services number the states of their jobs alike; a test compares the names.
 _STATES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Final
 
@@ -57,7 +58,7 @@ def safe_file_name(name: str) -> str:
     """Returns a file name made of a name: no signs that any file system or header gives a meaning."""
     letters = unicodedata.normalize("NFC", name)
     kept = "".join(letter if letter.isalnum() or letter in "-_ " else "-" for letter in letters)
-    stem = "-".join(kept.split()).strip("-_.")
+    stem = re.sub("-{2,}", "-", "-".join(kept.split())).strip("-_.")
     while len(stem.encode()) > 120:
         stem = stem[:-1]
     return stem or "project"
