@@ -65,9 +65,6 @@ def _resized_count(boundaries: NDArray[np.int64], first: int, last: int) -> int 
     extent = last - first
     pixels = np.arange(extent)
     for count in range(max(2, len(boundaries) + 1), extent):
-        # By chance a boundary fits with a probability of count / extent: so many must not fit by chance.
-        if len(boundaries) * math.log(count / extent) > _LOG_CHANCE:
-            return None
         # Programs differ in the phase of pixels, and in how they round where a source edge meets a pixel's middle.
         for phases in ((0.5 - _TIE, 0.5 + _TIE), (0.0,)):
             edges = np.zeros(extent, bool)
@@ -75,7 +72,9 @@ def _resized_count(boundaries: NDArray[np.int64], first: int, last: int) -> int 
                 sources = np.floor((pixels + phase) * count / extent)
                 edges[1:] |= sources[1:] != sources[:-1]
             if edges[boundaries - first].all():
-                return count
+                # By chance a boundary fits with the share of edges around it: so many must not fit by chance.
+                share = edges[boundaries[0] - first : boundaries[-1] - first + 1].mean()
+                return count if len(boundaries) * math.log(share) < _LOG_CHANCE else None
     return None
 
 

@@ -79,7 +79,7 @@ def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: str, rea
 def _refusal(entry: zipfile.ZipInfo, path: str, reading: Reading) -> str:
     """Return why an entry is not unpacked, or ""."""
     limits = reading.limits
-    if path.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", path) or re.match(r"[A-Za-z]:", path):
+    if path.startswith("/") or ".." in path.split("/") or re.match(r"[A-Za-z]:", path):
         return "Its name leads out of the archive."
     if any(unicodedata.category(character) == "Cc" for character in path):
         return "Its name holds control characters."
@@ -100,7 +100,10 @@ def _is_housekeeping(path: str) -> bool:
 
 
 def _entry_path(entry: zipfile.ZipInfo) -> str:
-    """Return the name of an entry; names of Korean Windows, which does not mark its encoding, are decoded as such."""
+    """Return the name of an entry with slashes between its folders.
+
+    Names of Korean Windows, which does not mark its encoding, are decoded as such.
+    """
     name = entry.orig_filename
     if not entry.flag_bits & _UTF8_FLAG and not name.isascii():
         raw = name.encode("cp437")
@@ -110,7 +113,7 @@ def _entry_path(entry: zipfile.ZipInfo) -> str:
                 break
             except UnicodeDecodeError:
                 continue
-    return unicodedata.normalize("NFC", name)
+    return unicodedata.normalize("NFC", name).replace("\\", "/")
 
 
 FORMAT = Format(name="zip with a folder a class", extensions=(".zip",), sniff=_sniff, read=_read, order=20)
