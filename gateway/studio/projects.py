@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from gateway.catalogue import changes, people, projects, runs, wafers
 from gateway.catalogue import classes as class_rows
 from gateway.catalogue.catalogue import new_id
-from gateway.catalogue.names import name_key, safe_file_name
+from gateway.catalogue.names import safe_file_name
 from gateway.catalogue.patterns import NONE, guess_pattern
 from gateway.catalogue.wafer_rows import NewWafer
 from gateway.studio import health, project_file
@@ -21,7 +21,7 @@ from gateway.studio.people import current_person
 from gateway.studio.project_file import FileContent
 from gateway.studio.run_records import score, training_run
 from gateway.values import Board, Change, Counts, Project, ProjectSummary, Task, TrashedProject
-from services.common.errors import InvalidArgumentError, UnimplementedError
+from services.common.errors import UnimplementedError
 
 
 class ProjectsRoom:
@@ -42,7 +42,8 @@ class ProjectsRoom:
             classes: Names of further classes; canonical pattern names get their pattern.
 
         Raises:
-            InvalidArgumentError: The name is empty or too long, or a class name comes twice.
+            InvalidArgumentError: A name is empty or too long.
+            AlreadyExistsError: A class name comes twice (reason CLASS_NAME_TAKEN).
             UnimplementedError: The task is not supported yet.
         """
         _check_task(task)
@@ -50,9 +51,6 @@ class ProjectsRoom:
 
         def work(connection: Connection) -> Project:
             made = projects.create(connection, name, task, product)
-            found = {name_key(each): each for each in classes}
-            if len(found) < len(classes):
-                raise InvalidArgumentError("Expected each class name once. Received: one of them twice.", "classes")
             none_name = next((each for each in classes if guess_pattern(each) == NONE), NONE)
             for each in [none_name, *(each for each in classes if each != none_name)]:
                 class_rows.add(connection, made.project_id, each, None)

@@ -102,11 +102,18 @@ class UploadsRoom:
             NotFoundError: The upload, the project or a class is gone.
             AlreadyExistsError: The name of a new class is taken (reason CLASS_NAME_TAKEN).
         """
-        done = await self._desk.read(lambda connection: imports.result(connection, import_id))
+        done = await self._done(import_id)
         if done is not None:
-            return _DONE.validate_python(done)
-        staged = await asyncio.to_thread(self._staging.get, import_id)
-        intake = await asyncio.to_thread(read_files, staged.files, self._desk.settings)
+            return done
+        try:
+            staged = await asyncio.to_thread(self._staging.get, import_id)
+            intake = await asyncio.to_thread(read_files, staged.files, self._desk.settings)
+        except NotFoundError:
+            # Another commit may have been quicker by a moment.
+            done = await self._done(import_id)
+            if done is None:
+                raise
+            return done
         # The originals go first: should this process die now, unused files lie in the store and nothing else.
         originals = await asyncio.to_thread(self._keep_originals, staged, intake)
         plan = _Plan(staged, intake, originals, class_id or staged.class_id, dict(assignments or {}), keep_duplicates)
@@ -118,6 +125,11 @@ class UploadsRoom:
     async def discard(self, import_id: str) -> None:
         """Forgets an upload; nothing happens when it is gone already."""
         await asyncio.to_thread(self._staging.remove, import_id)
+
+    async def _done(self, import_id: str) -> ImportDone | None:
+        """Returns what adding the upload did, or None."""
+        done = await self._desk.read(lambda connection: imports.result(connection, import_id))
+        return None if done is None else _DONE.validate_python(done)
 
     def _keep_originals(self, staged: Staged, intake: Intake) -> dict[int, str]:
         """Puts the files that hold wafers into the store by content; returns their addresses by position."""
