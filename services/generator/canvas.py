@@ -77,4 +77,4 @@ def _shares(length: int) -> NDArray[np.float32]:
     die = np.arange(length)[:, None] * SIDE
     cell = np.arange(SIDE)[None, :] * length
     overlap = np.minimum(die + SIDE, cell + length) - np.maximum(die, cell)
-    return (np.maximum(overlap, 0) / SIDE).astype(np.float32)
+    return np.asarray(np.maximum(overlap, 0) / SIDE, np.float32)

@@ -17,6 +17,8 @@ MAX_COUNT = 1_000_000
 """Most wafers to make of one class."""
 MAX_SEED = 2**32 - 1
 """Largest seed."""
+PREVIEW_KIND = "preview"
+"""Kind of events with wafers in them."""
 EDGE_PATTERNS = ("Edge-Loc", "Edge-Ring")
 """Patterns that hang on the edge: shifted, they would be another pattern."""
 

@@ -69,7 +69,7 @@ class LearnedGenerator:
         seed: Seed of everything random.
     """
 
-    def __init__(self, parents: Sequence[NDArray[np.uint8]], seed: int) -> None:
+    def __init__(self, parents: Sequence[NDArray[np.uint8]], seed: int, pattern: str = "") -> None:
         chosen = np.unique(np.linspace(0, len(parents) - 1, min(len(parents), MOST_PARENTS)).astype(np.intp))
         self.parents = chosen
         """Positions of the parents that are taught and may be chosen in `make`."""
@@ -105,7 +105,9 @@ class LearnedGenerator:
             # Cosine from full rate to a twentieth; the code term grows over the first third, so that codes form first.
             done = self._step / steps
             rate = _LEARNING_RATE * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
-            losses.append(float(train_step(batch, noise, np.float32(rate), np.float32(_CODE_WEIGHT * min(1, 3 * done)))))
+            losses.append(
+                float(train_step(batch, noise, np.float32(rate), np.float32(_CODE_WEIGHT * min(1, 3 * done))))
+            )
             self._step += 1
             if self._step % 5 == 0 or self._step == steps:
                 report(Taught(self._step, steps, float(np.mean(losses))))

@@ -74,7 +74,7 @@ class RealismMeter:
 
 def content_key(grid: NDArray[np.uint8]) -> bytes:
     """Returns bytes that are equal exactly for equal die grids."""
-    return grid.shape[0].to_bytes(2, "big") + grid.tobytes()
+    return b"%d:" % grid.shape[0] + grid.tobytes()
 
 
 def fail_fraction(grid: NDArray[np.uint8]) -> float:
@@ -85,7 +85,8 @@ def fail_fraction(grid: NDArray[np.uint8]) -> float:
 def fail_maps(grids: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     """Returns (n, 1024) maps of 0 and 1: cells of a 32 x 32 grid in which half of the dies or more failed."""
     planes = planes_of(grids, SIDE)
-    return (planes[..., 1] * 2 >= np.maximum(planes[..., 0], 1e-6)).astype(np.float32).reshape(len(grids), -1)
+    failing = planes[..., 1] * 2 >= np.maximum(planes[..., 0], 1e-6)
+    return np.asarray(failing.reshape(len(grids), -1), np.float32)
 
 
 def hamming_distances(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,8 +1,8 @@
 """Variations of wafers: the same pattern turned, mirrored, sheared, shifted and with other noise.
 
 What comes out is a legal wafer map: exactly the dies of its parent, each passed or failed. The wafer is round, so
-positions are taken relative to the half sides of its die grid, where the wafer is a disc whatever the die's aspect. Each
-die takes the result of the parent's die nearest to where the inverse motion leads; a place off the wafer takes the die
+positions are taken relative to the half sides of its die grid, where the wafer is a disc whatever the die's aspect.
+Each die takes the result of the parent's die nearest to where the inverse motion leads; a place off the wafer takes the die
 that lies nearest towards the centre.
 """
 
@@ -182,7 +182,7 @@ class _Family:
 
 
 def _nearest_dies(mask: NDArray[np.bool_], pad_rows: int, pad_columns: int) -> NDArray[np.int32]:
-    """Returns for each cell of the padded grid the flat position of a die, towards the centre where it has none itself."""
+    """Returns the flat position of the die of each cell of the padded grid; without one, of the next to the centre."""
     rows, columns = mask.shape
     y = (2 * np.arange(-pad_rows, rows + pad_rows) + 1 - rows) / rows
     x = (2 * np.arange(-pad_columns, columns + pad_columns) + 1 - columns) / columns

@@ -1,0 +1,142 @@
+"""Runs one attempt of a generation job: `python -m services.generator.worker --run-folder FOLDER --attempt N`.
+
+The data set version that it makes is named by the job, so that an attempt which finds it finished returns it and makes
+nothing twice. Wafers depend on the seed alone: a new attempt writes the same ones.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.common.dataset import Dataset, DatasetWriter, open_dataset, read_manifest
+from services.common.errors import NotFoundError
+from services.common.jobs.run_folder import write_file
+from services.common.jobs.worker import PROGRESS_KIND, JobContext, run_worker
+from services.generator.domain import (
+    PREVIEW_KIND,
+    ClassOutcome,
+    ClassRequest,
+    GenerationOutcome,
+    GenerationSpec,
+    LearnedOptions,
+    check_against,
+    check_parents,
+    class_of,
+)
+from services.generator.production import ClassProduction, Progress, real_parents
+
+_OUTCOME_FILE = "outcome.json"
+
+
+def work(context: JobContext) -> dict[str, Any]:
+    """Makes the wafers of each class and publishes them as one data set version.
+
+    Raises:
+        NotFoundError: The data set version or a class is not there.
+        FailedPreconditionError: A class has too few real training wafers.
+    """
+    spec = GenerationSpec.from_json(context.spec)
+    dataset_id = f"generated-{context.job_id.lower()}"
+    if (finished := _finished(context, dataset_id)) is not None:
+        return finished
+    dataset = open_dataset(context.store, spec.dataset_id)
+    check_against(spec, dataset.manifest)
+    outcomes: list[ClassOutcome] = []
+    weights = np.array([_weight(request) for request in spec.classes])
+    with DatasetWriter(context.store, dataset_id, dataset.classes, parent=dataset.manifest.dataset_id) as writer:
+        for index, request in enumerate(spec.classes):
+            begin, weight = weights[:index].sum() / weights.sum(), weights[index] / weights.sum()
+            reporter = _Reporter(context, request.class_id, float(begin), float(weight))
+            outcomes.append(_make_class(context, dataset, spec, index, writer, reporter))
+        outcome = GenerationOutcome(dataset_id, tuple(outcomes), context.elapsed_s(), context.peak_memory_bytes())
+        context.check_cancelled()
+        write_file(context.checkpoints / _OUTCOME_FILE, json.dumps(outcome.to_json()).encode())
+        writer.finish()
+    return outcome.to_json()
+
+
+def _make_class(
+    context: JobContext,
+    dataset: Dataset,
+    spec: GenerationSpec,
+    index: int,
+    writer: DatasetWriter,
+    reporter: _Reporter,
+) -> ClassOutcome:
+    """Makes the wafers of one class and writes them."""
+    request = spec.classes[index]
+    class_ = class_of(dataset.classes, request.class_id)
+    parents = real_parents(dataset, request.class_id)
+    check_parents(request, class_, len(parents))
+    production = ClassProduction(
+        request,
+        class_,
+        parents,
+        seed=int(np.random.SeedSequence((spec.seed, index)).generate_state(1)[0]),
+        prefix=f"{context.job_id}-{index}-",
+        checkpoint=context.checkpoints / f"learned-{index}.npz",
+        listener=reporter,
+    )
+    for wafers in production.wafers():
+        writer.add(wafers)
+    return production.outcome()
+
+
+class _Reporter:
+    """Turns what production tells into events of the job, and stops it when the job was stopped."""
+
+    def __init__(self, context: JobContext, class_id: str, begin: float, weight: float) -> None:
+        self._context = context
+        self._class_id = class_id
+        self._begin = begin
+        self._weight = weight
+
+    def progressed(self, progress: Progress) -> None:
+        """Reports how far the whole job is."""
+        self._context.check_cancelled()
+        share = self._begin + self._weight * progress.share
+        self._context.report(
+            PROGRESS_KIND,
+            progress=share,
+            device=progress.device,
+            class_id=self._class_id,
+            stage=progress.stage,
+            done=progress.done,
+            total=progress.total,
+            loss=progress.loss,
+            share=share,
+            device_name=progress.device,
+        )
+
+    def previewed(self, grids: Sequence[NDArray[np.uint8]]) -> None:
+        """Reports wafers to look at."""
+        wafers = [
+            {"rows": grid.shape[0], "columns": grid.shape[1], "dies": base64.b64encode(grid.tobytes()).decode()}
+            for grid in grids
+        ]
+        self._context.report(PREVIEW_KIND, class_id=self._class_id, wafers=wafers)
+
+
+def _finished(context: JobContext, dataset_id: str) -> dict[str, Any] | None:
+    """Returns the result of an earlier attempt that published and died before it could say so."""
+    try:
+        read_manifest(context.store, dataset_id)
+        outcome: dict[str, Any] = json.loads((context.checkpoints / _OUTCOME_FILE).read_bytes())
+    except (NotFoundError, FileNotFoundError):
+        return None
+    return outcome
+
+
+def _weight(request: ClassRequest) -> float:
+    """Returns about how many seconds a class takes, for the progress of the whole job."""
+    return (25.0 if isinstance(request.method, LearnedOptions) else 0.0) + request.count / 5000
+
+
+if __name__ == "__main__":
+    run_worker(work)
