@@ -252,6 +252,11 @@ async def _wait(result: Awaitable[None]) -> None:
     await result
 
 
+def menu_item(label: str, on_click: Action) -> Element:
+    """An entry of a menu."""
+    return ui.menu_item(label, on_click).props("role=menuitem")
+
+
 def table(headers: Iterable[tuple[str, str]], caption: str, classes: str = "") -> Element:
     """A table that scrolls sideways where it is too wide; returns its body to put rows into.
 

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from nicegui import ui
 
-from gateway.components.base import Text, box, button, dialog, dot, icon, icon_button, paragraph, set_attributes
+from gateway.catalogue.patterns import NONE_COLOUR, PALETTE
+from gateway.components.base import (
+    Text,
+    box,
+    button,
+    dialog,
+    dot,
+    icon,
+    icon_button,
+    menu_item,
+    paragraph,
+    set_attributes,
+)
 from gateway.components.draw_dialog import draw_dialog
 from gateway.components.frame import View
 from gateway.components.generate_dialog import generate_dialog
@@ -19,12 +29,6 @@ from gateway.views.projects import LEVEL_TONES, counts_text, health_text, wafer_
 STRIP_WAFERS = 24
 SHEET_TILE = 190
 """Side of a thumbnail in the sheet, pixels: as large as it is shown on hovering."""
-
-COLOURS: Final = (
-    "#2251cc", "#0e7490", "#17694a", "#5b7f13", "#a16207", "#c2570c",
-    "#b3123c", "#b0338f", "#7c3aed", "#4d5868", "#0f766e", "#8b5e34",
-)  # fmt: skip
-"""Colours to choose from, all of which carry white letters."""
 
 
 class ClassCardPart:
@@ -113,7 +117,7 @@ class ClassCardPart:
         with box("tw-dot", tag="button", type="button", aria_label=label, title=label) as swatch:
             menu = ui.menu()
         with menu, box("tw-swatches"):
-            for colour in COLOURS:
+            for colour in (*PALETTE, NONE_COLOUR):
                 element = box("tw-swatch", tag="button", type="button", aria_label=colour).style(f"--dot:{colour}")
                 element.on("click", lambda colour=colour: self._recolour(colour, menu), args=[])
         swatch.style(f"--dot:{self._class.colour}")
@@ -154,14 +158,14 @@ class ClassCardPart:
 
         with icon_button("more", t("card.menu", name=self._class.name)), ui.menu():
             word = t("card.disable" if self._class.enabled else "card.enable")
-            ui.menu_item(word, lambda: do(classes.enable(class_id, not self._class.enabled)))
+            menu_item(word, lambda: do(classes.enable(class_id, not self._class.enabled)))
             if counts.wafers:
-                ui.menu_item(t("card.download"), self._download)
-                ui.menu_item(t("card.remove_all"), lambda: do(classes.clear(class_id)))
+                menu_item(t("card.download"), self._download)
+                menu_item(t("card.remove_all"), lambda: do(classes.clear(class_id)))
             if not self._class.none:
                 if self._others:
-                    ui.menu_item(t("card.merge"), self._merge_dialog)
-                ui.menu_item(t("card.delete"), lambda: do(classes.delete(class_id)))
+                    menu_item(t("card.merge"), self._merge_dialog)
+                menu_item(t("card.delete"), lambda: do(classes.delete(class_id)))
 
     def _download(self) -> None:
         ui.navigate.to(f"/media/projects/{self._class.project_id}/classes/{self._class.class_id}/wafers.npz")

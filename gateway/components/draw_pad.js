@@ -84,7 +84,7 @@ export default {
       context.clearRect(0, 0, this.$el.width, this.$el.height);
       this.dies.forEach((die, i) => {
         if (die === NO_DIE) return;
-        context.fillStyle = die === FAIL ? "#b3123c" : "#b9dfcb";
+        context.fillStyle = die === FAIL ? "#96140a" : "#86c18c";
         context.fillRect((i % this.across) * step + 0.5, Math.floor(i / this.across) * step + 0.5, step - 1, step - 1);
       });
       if (this.focused) {

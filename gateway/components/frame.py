@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from nicegui import app, background_tasks, ui
 from nicegui.element import Element
 
-from gateway.components.base import Button, Text, box, heading, icon, icon_button, image, link, paragraph
+from gateway.components.base import Button, Text, box, heading, icon, icon_button, image, link, menu_item, paragraph
 from gateway.i18n import LANGUAGES, Messages, choose_language
 from gateway.portal import Portal
 from gateway.studio import acting_as
@@ -147,6 +147,9 @@ async def begin(portal: Portal) -> View:
     ui.add_head_html(f'<link rel="stylesheet" href="/assets/styles.css?v={STYLE_VERSION}">')
     ui.colors(primary="#2251cc", positive="#17694a", negative="#a81e3c", warning="#8a5300")
     client.content.classes("tw-root")
+    if client.content.parent_slot is not None:
+        # The page as a whole is not its main part: header and navigation stand in it, too.
+        client.content.parent_slot.parent.props("role=presentation")
     t = Messages(language)
     link(t("app.skip"), "#content", "tw-skip")
     return View(portal, t, person, box("tw-toasts"))
@@ -251,5 +254,5 @@ def _language_switch(view: View) -> None:
         Text(LANGUAGES[t.language])
         with ui.menu():
             for code, name in LANGUAGES.items():
-                item = ui.menu_item(name, lambda code=code: choose(code))
-                item.props(f"lang={code}")
+                item = menu_item(name, lambda code=code: choose(code))
+                item.props["lang"] = code

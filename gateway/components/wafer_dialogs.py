@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nicegui import ui
 
-from gateway.components.base import Text, box, button, dialog, dot, icon, image
+from gateway.components.base import Text, box, button, dialog, dot, icon, image, menu_item
 from gateway.components.frame import View
 from gateway.components.wafer_strip import Thumb, WaferStrip
 from gateway.values import WaferClass, WaferDetail
@@ -19,7 +19,7 @@ PICTURE = 520
 def legend(view: View) -> None:
     """Says what the colours of a wafer mean."""
     with box("tw-legend"):
-        for key, colour in (("pass", "#b9dfcb"), ("fail", "#b3123c"), ("none", "#ffffff")):
+        for key, colour in (("pass", "#86c18c"), ("fail", "#96140a"), ("none", "#ffffff")):
             with box(tag="span"):
                 box(tag="i", aria_hidden="true").style(f"--swatch:{colour}")
                 Text(view.t(f"wafer.legend_{key}"))
@@ -82,7 +82,7 @@ def _actions(view: View, window: ui.dialog, wafer_id: str, others: Sequence[Wafe
             icon("right", "small")
             with ui.menu():
                 for other in others:
-                    ui.menu_item(other.name, lambda class_id=other.class_id: move(class_id))
+                    menu_item(other.name, lambda class_id=other.class_id: move(class_id))
 
 
 def gallery_dialog(view: View, of_class: WaferClass, others: Sequence[WaferClass]) -> None:

@@ -79,7 +79,7 @@ def test_every_note_about_a_class_can_be_said(t, key, params):
 
 def test_a_grey_button_says_why():
     assert gate_text(EN, Gate(True)) == ""
-    assert "Ready so far: 1" in gate_text(EN, Gate(False, "few_classes", {"needed": 5, "classes": 1}))
+    assert "So far: 1" in gate_text(EN, Gate(False, "few_classes", {"needed": 2, "classes": 1}))
 
 
 def test_changes_are_said_with_names_and_numbers():
