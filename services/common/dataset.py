@@ -6,10 +6,11 @@ The manifest is written last and once: what has no manifest does not exist.
 
 import hashlib
 import re
+import shutil
 import tempfile
 import uuid
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from services.common.dataset_manifest import DatasetClass, DatasetManifest, DatasetWafer, Origin
+from services.common.dataset_manifest import DatasetClass, DatasetManifest, DatasetTally, DatasetWafer, Origin
 from services.common.errors import AlreadyExistsError, DataLossError, InvalidArgumentError, NotFoundError
 from services.common.splitting import Split
 from services.common.store import BlobStore
@@ -59,61 +60,9 @@ _SCHEMA = pa.schema(
 )
 
 
-_GENERATED = (Origin.VARIATION, Origin.LEARNED)
-
-
 def new_dataset_id() -> str:
     """Return an identifier that no data set has: date and time for people, random digits for uniqueness."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:12]}"
-
-
-@dataclass(slots=True)
-class _Tally:
-    """What a writer has seen so far; holds the rules that concern more than one wafer."""
-
-    counts: dict[str, dict[Split, int]]
-    origins: dict[Origin, int] = field(default_factory=dict)
-    side_of_lot: dict[str, Split] = field(default_factory=dict)
-    side_of_wafer: dict[str, Split] = field(default_factory=dict)
-    parents: dict[str, str] = field(default_factory=dict)
-
-    def add(self, wafer: DatasetWafer) -> None:
-        if not wafer.wafer_id or wafer.wafer_id in self.side_of_wafer:
-            raise InvalidArgumentError(
-                f"Expected a wafer_id that no other wafer of the data set has. Received: {wafer.wafer_id!r}.",
-                field="wafer_id",
-            )
-        if wafer.class_id not in self.counts:
-            raise InvalidArgumentError(
-                f"Expected one of the classes {', '.join(self.counts)}. "
-                f"Received: {wafer.class_id!r} for wafer {wafer.wafer_id!r}.",
-                field="class_id",
-            )
-        if wafer.origin in _GENERATED and wafer.split is not Split.TRAIN:
-            raise InvalidArgumentError(
-                f"Expected generated wafers in training only. Received: {wafer.wafer_id!r} in {wafer.split}.",
-                field="split",
-            )
-        if wafer.lot and self.side_of_lot.setdefault(wafer.lot, wafer.split) is not wafer.split:
-            raise InvalidArgumentError(
-                f"Expected each lot on one side. Received: lot {wafer.lot!r} in {self.side_of_lot[wafer.lot]} "
-                f"and in {wafer.split}. Split by lot.",
-                field="split",
-            )
-        self.side_of_wafer[wafer.wafer_id] = wafer.split
-        if wafer.parent_id:
-            self.parents[wafer.wafer_id] = wafer.parent_id
-        self.origins[wafer.origin] = self.origins.get(wafer.origin, 0) + 1
-        self.counts[wafer.class_id][wafer.split] += 1
-
-    def check_families(self) -> None:
-        for child, parent in self.parents.items():
-            if self.side_of_wafer.get(parent, Split.TRAIN) is not self.side_of_wafer[child]:
-                raise InvalidArgumentError(
-                    f"Expected parents and children on one side. Received: {parent!r} in {self.side_of_wafer[parent]} "
-                    f"and its child {child!r} in {self.side_of_wafer[child]}.",
-                    field="split",
-                )
 
 
 class DatasetWriter:
@@ -136,7 +85,7 @@ class DatasetWriter:
         self._id = _checked_id(dataset_id)
         self._classes = _checked_classes(classes)
         self._parent = parent
-        self._tally = _Tally(counts={each.class_id: dict.fromkeys(Split, 0) for each in classes})
+        self._tally = DatasetTally(counts={each.class_id: dict.fromkeys(Split, 0) for each in classes})
         self._rows: list[tuple[DatasetWafer, NDArray[np.uint8]]] = []
         self._folder = tempfile.TemporaryDirectory(prefix="teachwafer-dataset-")
         self._path = Path(self._folder.name) / "wafers.parquet"
@@ -232,16 +181,31 @@ class DatasetWriter:
 class Dataset:
     """A data set version that was verified when it was opened. Reading is streamed and never changes it.
 
+    A version from another machine is downloaded first; its copy goes with `close` (or at the end of a `with`), or with this
+    object.
+
     Attributes:
         manifest: what is known of it.
+        path: its Parquet file on this machine.
     """
 
-    def __init__(
-        self, manifest: DatasetManifest, path: Path, folder: "tempfile.TemporaryDirectory[str] | None"
-    ) -> None:
+    def __init__(self, manifest: DatasetManifest, path: Path, temporary: Path | None) -> None:
         self.manifest = manifest
-        self._path = path
-        self._folder = folder  # keeps a downloaded file until this object goes
+        self.path = path
+        self._remove = None if temporary is None else weakref.finalize(self, shutil.rmtree, temporary, True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the downloaded copy, if there is one; nothing can be read any more then."""
+        if self._remove is not None:
+            self._remove()
 
     @property
     def classes(self) -> tuple[DatasetClass, ...]:
@@ -260,7 +224,7 @@ class Dataset:
             batch_size: most wafers in a batch.
         """
         read = None if columns is None else list(dict.fromkeys([*columns, "split"]))
-        with pq.ParquetFile(self._path) as file:
+        with pq.ParquetFile(self.path) as file:
             for batch in file.iter_batches(batch_size=batch_size, columns=read):
                 chosen = batch
                 if split is not None:
@@ -313,14 +277,15 @@ def open_dataset(store: BlobStore, dataset_id: str) -> Dataset:
     """
     identifier = _checked_id(dataset_id.removeprefix("datasetVersions/"))
     manifest = read_manifest(store, identifier)
-    path, folder = _fetch(store, identifier)
-    found = _file_sha256(path)
+    dataset = _fetch(store, manifest)
+    found = _file_sha256(dataset.path)
     if found != manifest.sha256:
+        dataset.close()
         raise DataLossError(
             f"Expected data set {identifier!r} with SHA-256 {manifest.sha256}. Received: {found}. "
             f"Its file was changed or damaged; restore it from a backup or freeze the data set again."
         )
-    return Dataset(manifest, path, folder)
+    return dataset
 
 
 def read_manifest(store: BlobStore, dataset_id: str) -> DatasetManifest:
@@ -338,22 +303,23 @@ def read_manifest(store: BlobStore, dataset_id: str) -> DatasetManifest:
     return DatasetManifest.from_json(text)
 
 
-def _fetch(store: BlobStore, dataset_id: str) -> "tuple[Path, tempfile.TemporaryDirectory[str] | None]":
-    key = _parquet_key(dataset_id)
+def _fetch(store: BlobStore, manifest: DatasetManifest) -> Dataset:
+    """Return the data set with its file in reach, not verified yet."""
+    key = _parquet_key(manifest.dataset_id)
     try:
         path = store.local_path(key)
         if path is not None:
-            return path, None
-        folder = tempfile.TemporaryDirectory(prefix="teachwafer-dataset-", ignore_cleanup_errors=True)
-        path = Path(folder.name) / "wafers.parquet"
-        with path.open("wb") as file:
+            return Dataset(manifest, path, temporary=None)
+        folder = Path(tempfile.mkdtemp(prefix="teachwafer-dataset-"))
+        dataset = Dataset(manifest, folder / "wafers.parquet", temporary=folder)
+        with dataset.path.open("wb") as file:
             for chunk in store.stream(key):
                 file.write(chunk)
     except NotFoundError as error:
         raise DataLossError(
-            f"Data set {dataset_id!r} has a manifest but no wafers.parquet. Restore it from a backup."
+            f"Data set {manifest.dataset_id!r} has a manifest but no wafers.parquet. Restore it from a backup."
         ) from error
-    return path, folder
+    return dataset
 
 
 def _grids(batch: pa.RecordBatch) -> Iterator[NDArray[np.uint8]]:

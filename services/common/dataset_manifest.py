@@ -1,15 +1,15 @@
-"""What a data set version consists of, and its manifest."""
+"""What a data set version consists of, its manifest, and the rules that its wafers keep together."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.errors import DataLossError
+from services.common.errors import DataLossError, InvalidArgumentError
 from services.common.splitting import Split
 
 FORMAT_VERSION = 1
@@ -24,6 +24,10 @@ class Origin(StrEnum):
     SIMULATED = "simulated"
     VARIATION = "variation"
     LEARNED = "learned"
+
+
+GENERATED = (Origin.VARIATION, Origin.LEARNED)
+"""Origins of wafers that are made from others; they may teach and never judge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,3 +162,70 @@ class DatasetManifest:
             raise DataLossError(
                 f"The manifest of the data set is damaged ({error!r}). Freeze the data set again."
             ) from error
+
+
+@dataclass(slots=True)
+class DatasetTally:
+    """What a writer has seen so far; holds the rules that concern more than one wafer.
+
+    Attributes:
+        counts: wafers of each class id on each side.
+        origins: wafers of each origin.
+        side_of_lot: side of each known lot.
+        side_of_wafer: side of each wafer id.
+        parents: parent of each child.
+    """
+
+    counts: dict[str, dict[Split, int]]
+    origins: dict[Origin, int] = field(default_factory=dict)
+    side_of_lot: dict[str, Split] = field(default_factory=dict)
+    side_of_wafer: dict[str, Split] = field(default_factory=dict)
+    parents: dict[str, str] = field(default_factory=dict)
+
+    def add(self, wafer: DatasetWafer) -> None:
+        """Count a wafer.
+
+        Raises:
+            InvalidArgumentError: it breaks a rule together with those before it; see `DatasetWriter.add`.
+        """
+        if not wafer.wafer_id or wafer.wafer_id in self.side_of_wafer:
+            raise InvalidArgumentError(
+                f"Expected a wafer_id that no other wafer of the data set has. Received: {wafer.wafer_id!r}.",
+                field="wafer_id",
+            )
+        if wafer.class_id not in self.counts:
+            raise InvalidArgumentError(
+                f"Expected one of the classes {', '.join(self.counts)}. "
+                f"Received: {wafer.class_id!r} for wafer {wafer.wafer_id!r}.",
+                field="class_id",
+            )
+        if wafer.origin in GENERATED and wafer.split is not Split.TRAIN:
+            raise InvalidArgumentError(
+                f"Expected generated wafers in training only. Received: {wafer.wafer_id!r} in {wafer.split}.",
+                field="split",
+            )
+        if wafer.lot and self.side_of_lot.setdefault(wafer.lot, wafer.split) is not wafer.split:
+            raise InvalidArgumentError(
+                f"Expected each lot on one side. Received: lot {wafer.lot!r} in {self.side_of_lot[wafer.lot]} "
+                f"and in {wafer.split}. Split by lot.",
+                field="split",
+            )
+        self.side_of_wafer[wafer.wafer_id] = wafer.split
+        if wafer.parent_id:
+            self.parents[wafer.wafer_id] = wafer.parent_id
+        self.origins[wafer.origin] = self.origins.get(wafer.origin, 0) + 1
+        self.counts[wafer.class_id][wafer.split] += 1
+
+    def check_families(self) -> None:
+        """Compare the sides of children and parents.
+
+        Raises:
+            InvalidArgumentError: a child stands on another side than its parent.
+        """
+        for child, parent in self.parents.items():
+            if self.side_of_wafer.get(parent, Split.TRAIN) is not self.side_of_wafer[child]:
+                raise InvalidArgumentError(
+                    f"Expected parents and children on one side. Received: {parent!r} in {self.side_of_wafer[parent]} "
+                    f"and its child {child!r} in {self.side_of_wafer[child]}.",
+                    field="split",
+                )

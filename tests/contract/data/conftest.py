@@ -17,6 +17,7 @@ import pytest
 from services.common.errors import TeachwaferError
 from services.common.store import BlobStore, open_store
 
+_ATTEMPTS = 3
 _PORTS = (
     "master.port",
     "master.port.grpc",
@@ -51,14 +52,14 @@ class S3Server:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """SeaweedFS, started once for all tests; its ports are chosen anew if another process was quicker."""
-    for attempt in range(3):
+    for _ in range(_ATTEMPTS):
         folder = tmp_path_factory.mktemp("seaweedfs")
         with _seaweedfs(folder) as server:
             if server is not None:
                 yield server
                 return
     log = (folder / "log.txt").read_text(errors="replace")[-3000:]
-    pytest.fail(f"The S3 server did not start in {attempt + 1} attempts:\n{log}")
+    pytest.fail(f"The S3 server did not start in {_ATTEMPTS} attempts:\n{log}")
 
 
 @contextlib.contextmanager
