@@ -181,7 +181,7 @@ class DatasetWriter:
 class Dataset:
     """A data set version that was verified when it was opened. Reading is streamed and never changes it.
 
-    A version from another machine is downloaded first; its copy goes with `close` (or at the end of a `with`), or with this
+    A version from another machine is downloaded first; its copy goes with `close`, at the end of a `with`, or with this
     object.
 
     Attributes:
