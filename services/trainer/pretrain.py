@@ -1,0 +1,292 @@
+"""Pretrains the shipped backbones on real and simulated wafers: `python -m services.trainer.pretrain`.
+
+One trunk, three heads on its embedding, taught side by side: the nine classes of WM-811K (softmax), the patterns of
+the simulator (softmax), and the eight patterns of MixedWM38 and of simulated mixtures (one sigmoid each). Cross entropy
+with label smoothing, AdamW with a cosine, the eight orientations and die noise, classes drawn in proportion to the
+square root of their wafers.
+
+No leak: the real wafers are split by lot exactly as `teachwafer train` splits the same file (`split_by_lot`, seed 0),
+and only lots of the training side are read. Nothing is chosen by the tune or test lots either: the last step's weights
+are the ones that are shipped.
+
+Every 200 steps everything is written to the work folder; started again it goes on from there, to the same result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+from numpy.typing import NDArray
+
+from services.common.preprocessing import planes_of
+from services.common.splitting import Split, split_by_lot
+from services.common.wafer_set import WaferSet, read_wafer_set
+from services.trainer.augmentation import augment
+from services.trainer.backbones import BACKBONES, WEIGHTS_FOLDER, Backbone, save_weights
+from services.trainer.network import embedding_of
+
+PATTERNS = ("Center", "Donut", "Edge-Loc", "Edge-Ring", "Loc", "Near-full", "Random", "Scratch")
+"""Patterns of the multi-label head."""
+LOGIT_SCALE = 12.0
+"""Factor between the cosine-like product with the unit embedding and the logit."""
+_CHECKPOINT_STEPS = 200
+_SMOOTHING = 0.02
+_WARMUP_STEPS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How long and how fast.
+
+    Attributes:
+        steps: optimiser steps.
+        batch: wafers a step; half real, a quarter mixed, a quarter simulated.
+        learning_rate: highest step size.
+        weight_decay: of AdamW.
+        seed: seed of everything random.
+    """
+
+    steps: int = 3000
+    batch: int = 128
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One head and its wafers.
+
+    Attributes:
+        name: name of the head.
+        planes: float16 (N, size, size, 2).
+        targets: float32 (N, outputs): one-hot, or 0/1 for each pattern.
+        weights: (N,) chance of being drawn, sums up to 1.
+        exclusive: softmax if true, else a sigmoid for each output.
+        share: share of the batch.
+    """
+
+    name: str
+    planes: NDArray[np.float16]
+    targets: NDArray[np.float32]
+    weights: NDArray[np.float64]
+    exclusive: bool
+    share: float
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    if options.simulated is None:
+        options.simulated = options.work / "simulated.npz"
+        simulate(options.simulated)
+    real, simulated = read_wafer_set(options.data), read_wafer_set(options.simulated)
+    for backbone_id in options.backbones:
+        backbone = BACKBONES[backbone_id]
+        tasks = tasks_of(real, simulated, backbone.size)
+        recipe = Recipe(steps=options.steps, seed=options.seed)
+        trunk = pretrain(backbone, tasks, recipe, options.work / f"{backbone_id}-{options.seed}")
+        digest = save_weights(trunk, options.out, backbone.weights)
+        print(f"{backbone.weights} written, SHA-256 {digest}", flush=True)
+    return 0
+
+
+def simulate(path: Path) -> None:
+    """Has the simulator write the simulated wafers, unless they are there already.
+
+    A command and not an import: the trainer runs without the generator's code.
+    """
+    if path.is_file():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    command = ["--out", str(path), "--wafers-per-class", "1500", "--mixed", "5800", "--seed", "7"]
+    subprocess.run([sys.executable, "-m", "services.generator.simulator", *command], check=True)  # noqa: S603
+
+
+def tasks_of(real: WaferSet, simulated: WaferSet, size: int) -> list[Task]:
+    """Returns the heads and their wafers; of the real ones only those of training lots.
+
+    Args:
+        real: WM-811K and MixedWM38 with labels, sources and lots.
+        simulated: labels only.
+        size: cells along each side.
+    """
+    wm = _rows_of(real, "WM-811K")
+    mixed = _rows_of(real, "MixedWM38")
+    sim_labels = simulated.labels or []
+    single = [index for index, label in enumerate(sim_labels) if "+" not in label]
+    known = {"none", *PATTERNS}
+    mixable = [index for index, label in enumerate(sim_labels) if set(label.split("+")) <= known]
+    real_labels = real.labels or []
+    many_labels = [real_labels[index] for index in mixed] + [sim_labels[index] for index in mixable]
+    many_planes = np.concatenate([_planes(real, mixed, size), _planes(simulated, mixable, size)])
+    return [
+        _exclusive_task("real", _planes(real, wm, size), [real_labels[index] for index in wm], 0.5),
+        _exclusive_task("simulated", _planes(simulated, single, size), [sim_labels[index] for index in single], 0.25),
+        Task(
+            "mixed",
+            many_planes,
+            np.array([[pattern in label.split("+") for pattern in PATTERNS] for label in many_labels], np.float32),
+            _chances(many_labels, 0.5),
+            exclusive=False,
+            share=0.25,
+        ),
+    ]
+
+
+def _exclusive_task(name: str, planes: NDArray[np.float16], labels: Sequence[str], share: float) -> Task:
+    classes = sorted(set(labels))
+    targets = np.eye(len(classes), dtype=np.float32)[[classes.index(label) for label in labels]]
+    return Task(name, planes, targets, _chances(labels, 0.5), exclusive=True, share=share)
+
+
+def _rows_of(real: WaferSet, source: str) -> list[int]:
+    """Returns the wafers of one source that lie in training lots."""
+    labels, groups, sources = real.labels or [], real.groups or [], real.sources or []
+    rows = [index for index, each in enumerate(sources) if each == source]
+    sides = split_by_lot([labels[index] for index in rows], [groups[index] for index in rows], seed=0)
+    return [index for index, side in zip(rows, sides, strict=True) if side == Split.TRAIN.value]
+
+
+def _planes(wafers: WaferSet, rows: Sequence[int], size: int) -> NDArray[np.float16]:
+    parts = [
+        planes_of([wafers.grids[index] for index in rows[start : start + 2000]], size).astype(np.float16)
+        for start in range(0, len(rows), 2000)
+    ]
+    return np.concatenate(parts)
+
+
+def _chances(labels: Sequence[str], power: float) -> NDArray[np.float64]:
+    _, inverse, counts = np.unique(np.array(labels), return_inverse=True, return_counts=True)
+    weights = counts[inverse].astype(np.float64) ** (power - 1.0)
+    return np.asarray(weights / weights.sum())
+
+
+def pretrain(backbone: Backbone, tasks: Sequence[Task], recipe: Recipe, work: Path) -> keras.Model:
+    """Teaches a trunk and returns it.
+
+    Args:
+        backbone: what to teach.
+        tasks: heads and wafers.
+        recipe: how long and how fast.
+        work: folder of the checkpoint; what is there is continued.
+    """
+    keras.utils.set_random_seed(recipe.seed)
+    trunk = backbone.trunk()
+    embedding = embedding_of(trunk.outputs)
+    heads = [keras.layers.Dense(task.targets.shape[1], name=f"head_{task.name}")(embedding) for task in tasks]
+    model = keras.Model(trunk.inputs, heads)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, recipe.steps - _WARMUP_STEPS, warmup_target=recipe.learning_rate, warmup_steps=_WARMUP_STEPS
+    )
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    optimizer.build(model.trainable_variables)
+    variables = [*model.weights, *optimizer.variables]
+    step = _restore(work, variables)
+    train_step = _train_step(model, optimizer, tasks)
+    started, losses = time.perf_counter(), []
+    while step < recipe.steps:
+        losses.append(train_step(*_batch(tasks, recipe, step)))
+        step += 1
+        if step % _CHECKPOINT_STEPS == 0 or step == recipe.steps:
+            _save(work, variables, step)
+            means = np.mean([[float(value) for value in each] for each in losses], axis=0)
+            text = ", ".join(f"{task.name} {value:.4f}" for task, value in zip(tasks, means, strict=True))
+            print(
+                f"{backbone.backbone_id} step {step}/{recipe.steps} {time.perf_counter() - started:.0f} s: {text}",
+                flush=True,
+            )
+            losses.clear()
+    return trunk
+
+
+def _train_step(model: keras.Model, optimizer: Any, tasks: Sequence[Task]) -> Any:
+    @tf.function  # type: ignore[untyped-decorator]
+    def step(planes: Any, targets: Any) -> Any:
+        with tf.GradientTape() as tape:
+            outputs = model(planes, training=True)
+            losses, start = [], 0
+            for task, output, target in zip(tasks, outputs, targets, strict=True):
+                rows = target.shape[0]
+                logits = output[start : start + rows] * LOGIT_SCALE
+                losses.append(_loss(task, target, logits))
+                start += rows
+            total = sum(task.share * loss for task, loss in zip(tasks, losses, strict=True))
+        gradients = tape.gradient(total, model.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        return losses
+
+    return step
+
+
+def _loss(task: Task, target: Any, logits: Any) -> Any:
+    if task.exclusive:
+        smooth = target * (1.0 - _SMOOTHING) + _SMOOTHING / target.shape[1]
+        return ops.mean(ops.categorical_crossentropy(smooth, logits, from_logits=True))
+    smooth = target * (1.0 - _SMOOTHING) + _SMOOTHING / 2
+    # The sum over patterns weighs a wafer with eight answers like one with a single answer of eight.
+    return ops.mean(ops.sum(ops.binary_crossentropy(smooth, logits, from_logits=True), axis=-1))
+
+
+def _batch(tasks: Sequence[Task], recipe: Recipe, step: int) -> tuple[Any, list[Any]]:
+    random = np.random.default_rng([recipe.seed, step])
+    planes, targets = [], []
+    for task in tasks:
+        rows = random.choice(len(task.planes), round(recipe.batch * task.share), p=task.weights)
+        planes.append(task.planes[rows])
+        targets.append(tf.constant(task.targets[rows]))
+    return tf.constant(augment(np.concatenate(planes), 1.0, random)), targets
+
+
+def _save(work: Path, variables: Sequence[Any], step: int) -> None:
+    work.mkdir(parents=True, exist_ok=True)
+    temporary = work / "checkpoint.partial.npz"
+    arrays = {f"v{index:04d}": np.asarray(variable) for index, variable in enumerate(variables)}
+    np.savez(temporary, allow_pickle=False, step=np.int64(step), **arrays)
+    temporary.replace(work / "checkpoint.npz")
+
+
+def _restore(work: Path, variables: Sequence[Any]) -> int:
+    path = work / "checkpoint.npz"
+    if not path.is_file():
+        return 0
+    with np.load(path, allow_pickle=False) as archive:
+        for index, variable in enumerate(variables):
+            variable.assign(archive[f"v{index:04d}"])
+        return int(archive["step"])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m services.trainer.pretrain", description=__doc__.split("\n")[0])
+    data = Path(os.environ.get("TEACHWAFER_DATA", "../shared/data"))
+    if data.is_dir():
+        data /= "wafers_dev.npz"
+    home = Path(os.environ.get("TEACHWAFER_HOME", ".teachwafer"))
+    parser.add_argument(
+        "--data", type=Path, default=data, help="real wafers, a wafer set with labels, group and source"
+    )
+    parser.add_argument("--simulated", type=Path, help="simulated wafers; default: have the simulator make them")
+    parser.add_argument("--work", type=Path, default=home / "pretraining", help="folder of checkpoints")
+    parser.add_argument("--out", type=Path, default=WEIGHTS_FOLDER, help="folder that the weights are written to")
+    parser.add_argument("--steps", type=int, default=Recipe().steps)
+    parser.add_argument("--seed", type=int, default=Recipe().seed)
+    names = [each.backbone_id for each in BACKBONES.values() if each.weights and each.orientations == 1]
+    parser.add_argument("--backbones", nargs="+", choices=names, default=names)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
