@@ -113,7 +113,7 @@ class Tickets:
         return path.name
 
     def take(self, ticket: str, ids: Sequence[str]) -> list[UploadedFile]:
-        """Hands files over to the page, which removes them when done; ids that are not there are left out."""
+        """Hands files over to whoever removes them when done; ids that are not there are left out."""
         entry = self._tickets.get(ticket)
         if entry is None:
             return []

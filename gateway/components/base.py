@@ -252,7 +252,7 @@ async def _wait(result: Awaitable[None]) -> None:
     await result
 
 
-def menu_item(label: str, on_click: Action) -> Element:
+def menu_item(label: str, on_click: Callable[..., Any]) -> Element:
     """An entry of a menu."""
     return ui.menu_item(label, on_click).props("role=menuitem")
 

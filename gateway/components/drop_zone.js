@@ -34,6 +34,8 @@ export default {
   mounted() {
     this.paste = (event) => {
       const editable = ["INPUT", "TEXTAREA"].includes(document.activeElement?.tagName) && document.activeElement.type !== "file";
+      const dialog = document.querySelector(".q-dialog");
+      if (dialog && !dialog.contains(this.$el)) return;
       if (!editable && event.clipboardData?.files.length && this.$el.offsetParent) this.send([...event.clipboardData.files]);
     };
     window.addEventListener("paste", this.paste);

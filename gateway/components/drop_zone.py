@@ -26,7 +26,7 @@ class DropZone(Element, component="drop_zone.js"):
     Args:
         messages: Texts.
         tickets: Where permissions to upload are kept.
-        on_arrived: Called with the files of one drop, once all have arrived.
+        on_arrived: Called with the files of one drop, once all have arrived; they are removed when it returns.
         title: What to do, in a few words.
         hint: Which files are taken.
         accept: Endings that the file chooser offers.
@@ -73,9 +73,13 @@ class DropZone(Element, component="drop_zone.js"):
 
     async def _arrived(self, event: GenericEventArguments) -> None:
         files = self._tickets.take(self._ticket, [str(each) for each in event.args["ids"]])
-        result = self._on_arrived(files)
-        if inspect.isawaitable(result):
-            await result
+        try:
+            result = self._on_arrived(files)
+            if inspect.isawaitable(result):
+                await result
+        finally:
+            for file in files:
+                file.path.unlink(missing_ok=True)
 
     def _refused(self, event: GenericEventArguments) -> None:
         ui.notify(self._words(event.args), type="negative", multi_line=True, timeout=8000)

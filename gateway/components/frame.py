@@ -101,8 +101,9 @@ class View:
         slot = ui.context.slot
 
         async def run() -> None:
-            with client, slot, acting_as(self.person):
-                await work
+            with client, slot:
+                async with self.doing():
+                    await work
 
         task = background_tasks.create(run(), name="page work")
         client.on_delete(lambda: task.cancel())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from nicegui import ui
@@ -97,12 +98,13 @@ class Prediction:
             sent = [UploadFile(each.name, each.path) for each in files]
             result = await self._view.portal.studio.answers.classify_files(self._board.project.model_id, sent)
             self._page = 0
-            self._show(result)
+            await self._show(result)
             return
         self._place.clear()
 
-    def _show(self, result: FileAnswers) -> None:
+    async def _show(self, result: FileAnswers) -> None:
         t, shelf = self._view.t, self._view.portal.shelf
+        csv, json = await asyncio.gather(asyncio.to_thread(to_csv, result), asyncio.to_thread(to_json, result))
         answers = by_doubt(result.answers)
         summary = summarise(answers)
         name = f"{self._board.project.name}-v{result.version}"
@@ -123,10 +125,10 @@ class Prediction:
                 segments(shapes, self._shape, self._choose, t("predict.answer"))
                 Text(t("predict.doubtful_first"), "tw-faint")
                 box("tw-spacer")
-                csv = shelf.put(to_csv(result), "text/csv; charset=utf-8", f"{name}.csv")
-                link(t("predict.csv"), csv, "tw-button small", sign="download", download="")
-                json = shelf.put(to_json(result), "application/json", f"{name}.json")
-                link(t("predict.json"), json, "tw-button small", sign="download", download="")
+                address = shelf.put(csv, "text/csv; charset=utf-8", f"{name}.csv")
+                link(t("predict.csv"), address, "tw-button small", sign="download", download="")
+                address = shelf.put(json, "application/json", f"{name}.json")
+                link(t("predict.json"), address, "tw-button small", sign="download", download="")
             self._list = box("tw-stack")
         self._sorted = answers
         self._view.later(self._draw())

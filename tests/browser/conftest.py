@@ -36,16 +36,16 @@ def chromium_path() -> str:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A Chromium."""
+    """A Chromium. It goes with its module, because Playwright's event loop would stop those of other tests."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium_path(), args=list(FLAGS))
         yield browser
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The whole product, as `make run` starts it; the address of its portal."""
     home = tmp_path_factory.mktemp("product")
@@ -59,7 +59,7 @@ def portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"http://{gateway.address}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def portal_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A portal whose services are all away; its address."""
     home = tmp_path_factory.mktemp("alone")
