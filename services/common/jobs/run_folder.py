@@ -81,7 +81,9 @@ class WorkerEvent:
         """
         value = json.loads(line)
         if not isinstance(value, dict) or not isinstance(value.get("data"), dict):
-            raise ValueError(f"Expected an object with time, kind and data. Received: {line[:200]!r}.")
+            raise ValueError(  # noqa: TRY004 - one error for all that is no event
+                f"Expected an object with time, kind and data. Received: {line[:200]!r}."
+            )
         progress = value.get("progress")
         return cls(
             time=datetime.fromtimestamp(float(value["time"]), UTC),

@@ -11,8 +11,9 @@ A worker module is a few lines::
     if __name__ == "__main__":
         run_worker(work)
 
-Stopping: SIGTERM sets a flag, and the next `check_cancelled` (or the first `report`) raises `JobStopped`. The work may catch
-it to write a checkpoint, and raises it again; the process then exits with 143 and the job goes on from that checkpoint.
+Stopping: SIGTERM sets a flag, and the next `check_cancelled` (or the first `report`) raises `JobStopped`. The work may
+catch it to write a checkpoint, and raises it again; the process then exits with 143, and the job goes on from that
+checkpoint.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ PROGRESS_INTERVAL_S = 0.25
 _FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
-class JobStopped(BaseException):  # noqa: N818 - not an error: the work was asked to stop
+class JobStopped(BaseException):
     """The work was asked to stop. Write a checkpoint and raise it again.
 
     No `Exception`, so that a broad `except Exception` in the work does not swallow it.
@@ -100,7 +101,7 @@ class JobContext:
             ValueError: If the kind is one of the engine's own.
         """
         if kind in ("", "state"):
-            raise ValueError(f'Expected a kind of event other than "state", which the engine writes. Received: {kind!r}.')
+            raise ValueError(f'Expected any kind but "state", which the engine writes. Received: {kind!r}.')
         now = time.monotonic()
         with self._lock:
             if kind != PROGRESS_KIND or now - self._last_progress >= PROGRESS_INTERVAL_S:
