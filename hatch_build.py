@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from importlib.util import find_spec
@@ -19,19 +20,9 @@ def generate(root: Path = ROOT) -> None:
     Raises:
         SystemExit: protoc refused a file; its own message is on standard error.
     """
-    from grpc_tools import protoc
-
-    proto_files = find_spec("google.api.field_behavior_pb2")
-    assert proto_files is not None, "googleapis-common-protos is a build requirement"
-    assert proto_files.origin is not None
-    source, target = root / "protos", root / "gen"
-    fresh = root / "gen.new"
-    shutil.rmtree(fresh, ignore_errors=True)
+    # A folder of its own until all is there: two builds at once must not mix, and none may leave half a package.
+    target, fresh = root / "gen", root / f"gen.new.{os.getpid()}"
     fresh.mkdir()
-    # google/api and google/rpc come from googleapis-common-protos, google/protobuf from grpcio-tools.
-    includes = [source, Path(proto_files.origin).parents[2], Path(protoc.__file__).parent / "_proto"]
-    protos = sorted(str(path.relative_to(source)) for path in source.rglob("*.proto"))
-    arguments = ["protoc", *(f"-I{path}" for path in includes)]
     outputs = [f"--python_out={fresh}", f"--grpc_python_out={fresh}"]
     mypy_plugin = shutil.which("protoc-gen-mypy", path=f"{Path(sys.executable).parent}")
     if mypy_plugin:

@@ -121,7 +121,8 @@ def test_settings_are_ones_that_the_services_know(overlay: list[dict[str, Any]])
     from gateway.settings import GatewaySettings
     from services.predictor.settings import PredictorSettings
 
-    known = {f"TEACHWAFER_{name.upper()}" for kind in (GatewaySettings, PredictorSettings) for name in kind.model_fields}
+    settings = (GatewaySettings, PredictorSettings)
+    known = {f"TEACHWAFER_{name.upper()}" for kind in settings for name in kind.model_fields}
     config = next(item for item in overlay if item["kind"] == "ConfigMap")
     assert set(config["data"]) <= known
     used = {
@@ -153,10 +154,7 @@ def test_network_policies_leave_no_pod_out(tmp_path: Path) -> None:
     deny = next(item for item in policies if item["metadata"]["name"] == "deny-all")
     assert deny["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     allowed = {
-        port["port"]
-        for item in policies
-        for rule in item["spec"].get("ingress", [])
-        for port in rule.get("ports", [])
+        port["port"] for item in policies for rule in item["spec"].get("ingress", []) for port in rule.get("ports", [])
     }
     assert allowed == set().union(*SERVICES.values())
 
