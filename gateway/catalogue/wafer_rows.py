@@ -19,6 +19,9 @@ from services.common.wafer_map import FAIL, NO_DIE, Notch, WaferGeometry, WaferI
 GENERATED: Final = frozenset({Origin.VARIATION, Origin.LEARNED})
 """Origins of wafers that the generator made."""
 
+# Three times as fast as the default and hardly larger on grids of three values.
+_LEVEL: Final = 1
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NewWafer:
@@ -62,8 +65,8 @@ def to_row(wafer: NewWafer, project_id: str, number: int) -> dict[str, Any]:
         "sha256": wafer.map.sha256(),
         "rows": wafer.map.rows,
         "columns": wafer.map.columns,
-        "dies": zlib.compress(dies.tobytes()),
-        "bins": None if bins is None else zlib.compress(bins.astype("<i4").tobytes()),
+        "dies": zlib.compress(dies.tobytes(), _LEVEL),
+        "bins": None if bins is None else zlib.compress(bins.astype("<i4").tobytes(), _LEVEL),
         "die_count": int(np.count_nonzero(dies != NO_DIE)),
         "fail_count": int(np.count_nonzero(dies == FAIL)),
         "lot": cleaned(identity.lot),

@@ -168,12 +168,19 @@ def details(connection: Connection, wafer_ids: Sequence[str]) -> list[WaferDetai
     return [found[each] for each in wafer_ids]
 
 
-def walk(connection: Connection, project_id: str, class_ids: Sequence[str]) -> Iterator[Row[Any]]:
-    """Yields the whole rows of wafers of some classes in order of arrival, with flat memory."""
+def walk(connection: Connection, project_id: str, class_ids: Sequence[str], *, dies: bool = True) -> Iterator[Row[Any]]:
+    """Yields the rows of wafers of some classes in order of arrival, with flat memory.
+
+    Args:
+        connection: Where to look.
+        project_id: The project.
+        class_ids: The classes.
+        dies: Whether the rows hold dies and bins.
+    """
     last = 0
     while True:
         query: Select[Any] = (
-            select(WAFERS)
+            select(*(WAFERS.c if dies else _PLAIN))
             .where(
                 WAFERS.c.project_id == project_id,
                 WAFERS.c.deleted_change.is_(None),

@@ -91,7 +91,8 @@ def _plan(connection: Connection, project_id: str, seed: int) -> _Plan:
             reason="TOO_FEW_CLASSES",
             metadata={"classes": str(len(taught)), "needed": "2"},
         )
-    rows = [_without_dies(row) for row in wafers.walk(connection, project_id, [each.class_id for each in taught])]
+    class_ids = [each.class_id for each in taught]
+    rows = [_slim(row) for row in wafers.walk(connection, project_id, class_ids, dies=False)]
     digest = hashlib.sha256(f"1 {seed}".encode())
     for each in taught:
         digest.update(f"\n{each.class_id} {each.name} {each.pattern}".encode())
@@ -174,7 +175,7 @@ class _Slim:
     base_dataset: str
 
 
-def _without_dies(row: Row[Any]) -> _Slim:
+def _slim(row: Row[Any]) -> _Slim:
     return _Slim(row.id, row.class_id, row.sha256, row.lot, row.origin, row.generated, row.parent_id, row.base_dataset)
 
 
