@@ -175,7 +175,7 @@ class Prediction:
                 with box(tag="tr"):
                     with box(tag="td").style("width:64px"):
                         self._thumb(answer, source)
-                    cell(wafer_name(answer)).style("overflow-wrap:anywhere;min-width:120px")
+                    cell(wafer_name(answer)).style("white-space:normal;overflow-wrap:anywhere;min-width:120px")
                     with box(tag="td"):
                         chip(answer.name or "–", colour=self._colour(answer.name))
                     cell(t.percent(answer.probability), "num")

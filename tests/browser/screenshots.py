@@ -29,6 +29,7 @@ PORTAL = os.environ.get("TEACHWAFER_PORTAL", "http://127.0.0.1:8080")
 FOLDER = ROOT / "docs" / "screens"
 LOCALES = {"en": "en-US", "ko": "ko-KR"}
 MAX_BYTES = 250_000
+MAX_HEIGHT = 2400
 TRAINING_MS = 600_000
 
 
@@ -153,9 +154,15 @@ class Photographer:
 
     def _save(self, name: str, *, whole: bool = False) -> None:
         """Saves what is seen, small enough for the repository."""
-        self._page.wait_for_load_state("networkidle")
+        seen = self._page.viewport_size
+        assert seen is not None
+        if whole:
+            # As tall as the page, so that pictures further down are fetched and the header stays at the top.
+            height = self._page.evaluate("document.documentElement.scrollHeight")
+            self._page.set_viewport_size({"width": seen["width"], "height": min(height, MAX_HEIGHT)})
         self._settle()
-        picture = Image.open(io.BytesIO(self._page.screenshot(full_page=whole))).convert("RGB")
+        picture = Image.open(io.BytesIO(self._page.screenshot())).convert("RGB")
+        self._page.set_viewport_size(seen)
         path = FOLDER / self._language / f"{name}.png"
         for colours in (256, 128, 64, 32):
             picture.quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
