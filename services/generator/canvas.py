@@ -1,80 +1,114 @@
-"""Between wafers of any die grid and the square canvas that the learned generator works on."""
+"""Between die grids of any size and the square canvas of dies that the learned generator works on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.preprocessing import planes_of
 from services.common.wafer_map import FAIL, NO_DIE, PASS
 
-SIDE = 48
-"""Side of the canvas, cells: about the die grids of most products."""
+SMALLEST, LARGEST, STEP = 24, 56, 8
+"""Smallest and largest side of a canvas, and what it is a multiple of, cells."""
 ORIENTATIONS = 8
 """Turns by 90 degrees and mirrors of a square."""
 
 
-def to_canvas(grids: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    """Returns (n, 48, 48, 2): share of a cell's dies that failed, and the cell's weight (share covered by dies)."""
-    planes = planes_of(grids, SIDE)
-    canvas = np.empty_like(planes)
-    np.divide(planes[..., 1], planes[..., 0], out=canvas[..., 0], where=planes[..., 0] > 0)
-    canvas[..., 0] = np.where(planes[..., 0] > 0, canvas[..., 0], 0)
-    canvas[..., 1] = planes[..., 0]
-    return canvas
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """How dies of one axis lie on the canvas.
+
+    Attributes:
+        first: First row (column) of the grid with a die.
+        cells: Canvas cell of each die from there on; several dies may share one.
+        sources: Die that is seen in each canvas cell, -1 for none.
+    """
+
+    first: int
+    cells: NDArray[np.intp]
+    sources: NDArray[np.intp]
 
 
-def oriented(canvas: NDArray[np.float32], orientations: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Turns each of (n, side, side, c) canvases into its own one of the eight orientations, 0 to 7."""
-    turned = np.empty_like(canvas)
+class Canvas:
+    """Square of `side` x `side` cells with one die a cell.
+
+    A grid lies in the middle, die by die. An axis with more dies than cells is thinned out: each cell shows one of its
+    dies.
+
+    Args:
+        grids: Die grids that it is for; three of four fit on it without thinning, up to the largest side.
+    """
+
+    def __init__(self, grids: Sequence[NDArray[np.uint8]]) -> None:
+        usual = float(np.quantile([max(grid.shape) for grid in grids], 0.75))
+        self.side = int(np.clip(-(-usual // STEP) * STEP, SMALLEST, LARGEST))
+
+    def draw(self, grids: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """Returns (n, side, side) die grids as they lie on the canvas."""
+        drawn = np.zeros((len(grids), self.side, self.side), np.uint8)
+        for target, grid in zip(drawn, grids, strict=True):
+            rows, columns = self._axes(grid)
+            seen = grid[np.ix_(rows.first + np.maximum(rows.sources, 0), columns.first + np.maximum(columns.sources, 0))]
+            target[:] = seen * ((rows.sources >= 0)[:, None] & (columns.sources >= 0)[None, :])
+        return drawn
+
+    def transfer(
+        self, before: NDArray[np.uint8], after: NDArray[np.uint8], grid: NDArray[np.uint8]
+    ) -> NDArray[np.uint8]:
+        """Carries what changed on the canvas over to a die grid.
+
+        Args:
+            before: (side, side) the grid as it was drawn.
+            after: (side, side) the same with other results.
+            grid: Die grid.
+
+        Returns:
+            The grid in which the dies of changed cells have the cell's new result.
+        """
+        rows, columns = self._axes(grid)
+        box = (slice(rows.first, rows.first + len(rows.cells)), slice(columns.first, columns.first + len(columns.cells)))
+        changed = np.where(after != before, after, NO_DIE)[np.ix_(rows.cells, columns.cells)]
+        result = grid.copy()
+        part = result[box]
+        part[(changed != NO_DIE) & (part != NO_DIE)] = changed[(changed != NO_DIE) & (part != NO_DIE)]
+        return result
+
+    def _axes(self, grid: NDArray[np.uint8]) -> tuple[_Axis, _Axis]:
+        rows, columns = self._axis(grid.any(axis=1)), self._axis(grid.any(axis=0))
+        return rows, columns
+
+    def _axis(self, occupied: NDArray[np.bool_]) -> _Axis:
+        places = np.flatnonzero(occupied)
+        first, length = int(places[0]), int(places[-1] - places[0] + 1)
+        sources = np.full(self.side, -1)
+        if length <= self.side:
+            cells = np.arange(length) + (self.side - length) // 2
+            sources[cells] = np.arange(length)
+        else:
+            cells = np.arange(length) * self.side // length
+            sources[:] = ((np.arange(self.side) + 0.5) * length / self.side).astype(np.intp)
+        return _Axis(first, cells, sources)
+
+
+def oriented(drawn: NDArray[np.uint8], orientations: NDArray[np.intp]) -> NDArray[np.uint8]:
+    """Turns each of (n, side, side) canvases into its own one of the eight orientations, 0 to 7."""
+    turned = np.empty_like(drawn)
     for orientation in range(ORIENTATIONS):
         which = orientations == orientation
-        part = np.rot90(canvas[which], orientation % 4, axes=(1, 2))
+        part = np.rot90(drawn[which], orientation % 4, axes=(1, 2))
         turned[which] = part[:, :, ::-1] if orientation >= 4 else part
     return turned
 
 
-def from_canvas(
-    probability: NDArray[np.float32],
-    parent: NDArray[np.uint8],
-    fail_fraction: float,
-    rng: np.random.Generator,
-    noise: float,
-) -> NDArray[np.uint8]:
-    """Draws a wafer from a canvas of fail probabilities.
-
-    Args:
-        probability: (48, 48) fail probability of each cell, inside (0, 1).
-        parent: uint8 die grid whose die positions the wafer takes.
-        fail_fraction: Share of its dies that fail, 0 to 1.
-        rng: Source of the dies' independent part.
-        noise: How independent dies are: 1 draws each die by its probability, 0 fails just the most probable ones.
-
-    Returns:
-        uint8 die grid with exactly the parent's dies.
-    """
-    rows, columns = np.flatnonzero(parent.any(axis=1)), np.flatnonzero(parent.any(axis=0))
-    box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-    mask = parent[box] != NO_DIE
-    height, width = mask.shape
-    at_dies = (_shares(height) @ probability @ _shares(width).T)[mask]
-    # With logistic noise, the dies above the threshold are those of independent draws by probability (Gumbel trick).
-    scores = np.log(at_dies) - np.log1p(-at_dies) + noise * rng.logistic(size=at_dies.size)
-    fails = int(np.clip(round(fail_fraction * at_dies.size), 0, at_dies.size))
-    results = np.full(at_dies.size, PASS, np.uint8)
-    results[np.argpartition(-scores, fails - 1)[:fails] if fails else []] = FAIL
-    dies = np.zeros_like(parent)
-    dies[box][mask] = results
-    return dies
-
-
-@lru_cache(maxsize=1024)
-def _shares(length: int) -> NDArray[np.float32]:
-    """Returns (length, 48): how much each canvas cell takes part in each die, rows of sum 1."""
-    die = np.arange(length)[:, None] * SIDE
-    cell = np.arange(SIDE)[None, :] * length
-    overlap = np.minimum(die + SIDE, cell + length) - np.maximum(die, cell)
-    return np.asarray(np.maximum(overlap, 0) / SIDE, np.float32)
+def planes(drawn: NDArray[np.uint8], known: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Returns (n, side, side, 4) what the network sees: known fails, known passes, dies, squared distance from the middle."""
+    side = drawn.shape[1]
+    axis = (np.arange(side, dtype=np.float32) + 0.5) / side * 2 - 1
+    seen = np.empty((*drawn.shape, 4), np.float32)
+    seen[..., 0] = known & (drawn == FAIL)
+    seen[..., 1] = known & (drawn == PASS)
+    seen[..., 2] = drawn != NO_DIE
+    seen[..., 3] = axis[:, None] ** 2 + axis[None, :] ** 2
+    return seen

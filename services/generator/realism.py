@@ -93,7 +93,7 @@ def hamming_distances(one: NDArray[np.float32], other: NDArray[np.float32]) -> N
     """Returns (n, m) shares of cells in which maps of 0 and 1 differ."""
     both = one @ other.T
     differing: NDArray[np.float32] = one.sum(1)[:, None] + other.sum(1)[None, :] - 2 * both
-    return differing / one.shape[1]
+    return differing / np.float32(one.shape[1])
 
 
 def _distance_among(maps: NDArray[np.float32]) -> float:

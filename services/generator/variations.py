@@ -2,8 +2,8 @@
 
 What comes out is a legal wafer map: exactly the dies of its parent, each passed or failed. The wafer is round, so
 positions are taken relative to the half sides of its die grid, where the wafer is a disc whatever the die's aspect.
-Each die takes the result of the parent's die nearest to where the inverse motion leads; a place off the wafer takes the die
-that lies nearest towards the centre.
+Each die takes the result of the parent's die nearest to where the inverse motion leads; a place off the wafer takes the
+die that lies nearest towards the centre.
 """
 
 from __future__ import annotations
