@@ -81,3 +81,5 @@ def test_a_person_generates_looks_through_and_adds(page, portal, folder):
     page.locator(".q-dialog .tw-thumb").first.click()
     page.get_by_role("button", name="Add 11 wafers to Center").click()
     expect(counts(page, "Center")).to_contain_text("26 wafers · 5 lots · 11 generated")
+    expect(center.locator(".tw-thumb")).to_have_count(24)
+    expect(center.locator(".tw-thumb-badge")).to_have_count(11)
