@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row
 from gateway.catalogue import classes, projects, runs, wafers
 from gateway.catalogue.catalogue import Catalogue, now
 from gateway.catalogue.wafer_rows import grid_of
+from gateway.studio.disk import disk_errors
 from gateway.values import FrozenDataset, WaferClass
 from services.common.dataset import DatasetClass, DatasetWafer, DatasetWriter, Origin, Split, new_dataset_id
 from services.common.errors import FailedPreconditionError
@@ -66,7 +67,8 @@ def freeze(catalogue: Catalogue, store: BlobStore, project_id: str, seed: int) -
         known = runs.dataset_by_fingerprint(connection, project_id, plan.fingerprint)
         if known is not None:
             return known, plan.data_version
-        frozen = _write(connection, store, project_id, plan)
+        with disk_errors("the data set version"):
+            frozen = _write(connection, store, project_id, plan)
     with catalogue.write() as connection:
         projects.lock(connection, project_id)
         # Somebody may have frozen the same wafers meanwhile; then theirs counts.

@@ -9,6 +9,7 @@ from typing import Final
 
 from gateway.catalogue.names import cleaned
 from gateway.settings import GatewaySettings
+from gateway.studio.disk import disk_errors
 from gateway.values import SkippedEntry, UploadFile
 from services.common.errors import InvalidArgumentError, ResourceExhaustedError, TeachwaferError
 from services.common.formats import ReadLimits, read_wafers
@@ -97,7 +98,8 @@ def check_limits(files: Sequence[UploadFile], settings: GatewaySettings) -> None
             reason="TOO_MANY_FILES",
             metadata={"max": str(settings.gateway_upload_max_files), "files": str(len(files))},
         )
-    size = sum(_size(file) for file in files)
+    with disk_errors("the upload"):
+        size = sum(_size(file) for file in files)
     if size > settings.gateway_upload_max_bytes:
         raise ResourceExhaustedError(
             f"Expected at most {settings.gateway_upload_max_bytes:,} bytes at once. Received: {size:,}. "

@@ -151,18 +151,21 @@ class Minder:
 
     async def _mind(self, row: RunRow) -> None:
         """Follows one job to its end, through restarts of the services."""
+        ended = False
         while True:
             try:
-                await self._follow_to_end(row)
+                if not ended:
+                    await self._follow_to_end(row)
+                ended = True
                 await self.finish(row)
-            except (UnavailableError, DeadlineExceededError):
-                await asyncio.sleep(_RETRY_S)
             except NotFoundError as error:
                 await self._lose(row, error)
                 return
             except TeachwaferError as error:
-                _LOG.warning("could not finish run %s: %s", row.run_id, error.message)
-                return
+                if ended and not isinstance(error, UnavailableError | DeadlineExceededError):
+                    _LOG.warning("could not publish the model of run %s: %s", row.run_id, error.message)
+                    return
+                await asyncio.sleep(_RETRY_S)
             else:
                 return
 

@@ -17,6 +17,7 @@ from gateway.catalogue.patterns import NONE, guess_pattern
 from gateway.catalogue.wafer_rows import NewWafer
 from gateway.studio import health, project_file
 from gateway.studio.desk import Desk
+from gateway.studio.disk import disk_errors
 from gateway.studio.people import current_person
 from gateway.studio.project_file import FileContent
 from gateway.studio.run_records import score, training_run
@@ -196,7 +197,12 @@ class ProjectsRoom:
         Raises:
             NotFoundError: There is no such project.
         """
-        return await self._desk.read(lambda connection: project_file.write(connection, project_id, target))
+
+        def work(connection: Connection) -> Path:
+            with disk_errors("the project file"):
+                return project_file.write(connection, project_id, target)
+
+        return await self._desk.read(work)
 
     async def export_name(self, project_id: str) -> str:
         """Returns a file name for the download, made of the project's name, safe on every system.

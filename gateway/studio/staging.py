@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.catalogue.catalogue import new_id
+from gateway.studio.disk import disk_errors
 from gateway.values import UploadFile
 from services.common.errors import NotFoundError
 
@@ -55,16 +56,25 @@ class Staging:
         self._folder = folder
 
     def put(self, project_id: str, class_id: str, files: Sequence[UploadFile]) -> Staged:
-        """Keeps copies of files until they are added, discarded or a day old."""
+        """Keeps copies of files until they are added, discarded or a day old.
+
+        Raises:
+            ResourceExhaustedError: The disk is full; nothing was kept.
+        """
         self.remove_old()
         import_id = new_id()
         folder = self._folder / import_id
-        folder.mkdir(parents=True)
-        for index, file in enumerate(files):
-            _copy(file.source, folder / f"{index:06d}")
         manifest = {"project_id": project_id, "class_id": class_id, "names": [file.name for file in files]}
-        # Written last: without it, the upload does not exist.
-        (folder / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+        try:
+            with disk_errors("the upload"):
+                folder.mkdir(parents=True)
+                for index, file in enumerate(files):
+                    _copy(file.source, folder / f"{index:06d}")
+                # Written last: without it, the upload does not exist.
+                (folder / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         return self.get(import_id)
 
     def get(self, import_id: str) -> Staged:

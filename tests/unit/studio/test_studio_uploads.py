@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 from pathlib import Path
 
@@ -253,3 +254,18 @@ async def test_wafers_of_another_project_cannot_be_mixed_in(studio: Studio, proj
 
 async def _class(studio: Studio, project_id: str, name: str) -> str:
     return next(each.class_id for each in await studio.classes.list(project_id) if each.name == name)
+
+
+async def test_a_full_disk_is_said_and_nothing_is_left(
+    studio: Studio, project_id: str, settings: GatewaySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ResourceExhaustedError) as caught:
+        await studio.uploads.stage(project_id, _files(1))
+    assert caught.value.reason == "DISK_FULL"
+    assert not list(settings.home.glob("imports/*"))
+    with pytest.raises(NotFoundError):
+        await studio.uploads.stage(project_id, [UploadFile("gone.csv", settings.home / "gone.csv")])
