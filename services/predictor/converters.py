@@ -1,0 +1,110 @@
+"""Between the wire and what the predictor works with: `teachwafer.predictor.v1`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.rpc import status_pb2  # type: ignore[import-untyped]
+from teachwafer.predictor.v1 import predictor_pb2
+from teachwafer.type import wafer_map_pb2
+
+from services.common.errors import InvalidArgumentError, TeachwaferError, to_status
+from services.common.wafer_map import WaferMap
+from services.common.wafer_map_converter import from_proto
+from services.predictor.domain import Answer, Decision
+from services.predictor.model_server import LoadedModel
+
+MAX_WAFERS = 1024
+"""Most wafers of one call."""
+
+_DECISIONS = {
+    Decision.ACCEPTED: predictor_pb2.WaferAnswer.DECISION_ACCEPTED,
+    Decision.NOT_SURE: predictor_pb2.WaferAnswer.DECISION_NOT_SURE,
+    Decision.UNKNOWN: predictor_pb2.WaferAnswer.DECISION_UNKNOWN,
+}
+
+
+def check_request(request: predictor_pb2.ClassifyRequest) -> None:
+    """Checks everything in a request but the wafers themselves.
+
+    Raises:
+        InvalidArgumentError: No name, a negative version or number of classes, no wafer or too many.
+    """
+    if not request.model:
+        raise InvalidArgumentError("Expected the name of a model. Received: none.", field="model")
+    if request.version < 0:
+        raise InvalidArgumentError(
+            f"Expected a version, or 0 for the newest. Received: {request.version}.", field="version"
+        )
+    if not 1 <= len(request.wafers) <= MAX_WAFERS:
+        raise InvalidArgumentError(
+            f"Expected 1 to {MAX_WAFERS} wafers. Received: {len(request.wafers)}. Send more of them in several calls.",
+            field="wafers",
+        )
+    if request.top_k < 0:
+        raise InvalidArgumentError(
+            f"Expected a number of classes, or 0 for all. Received: {request.top_k}.", field="top_k"
+        )
+
+
+def wafers_from_proto(messages: Sequence[wafer_map_pb2.WaferMap]) -> list[WaferMap | TeachwaferError]:
+    """Returns the wafers of a request, or in the place of a wafer what is wrong with it.
+
+    Args:
+        messages: Wafers as received.
+    """
+    return [_wafer_from_proto(message, f"wafers[{index}]") for index, message in enumerate(messages)]
+
+
+def answer_to_proto(answer: Answer | TeachwaferError) -> predictor_pb2.WaferAnswer:
+    """Returns the wire form of the answer on a wafer, or of the reason why there is none."""
+    if isinstance(answer, TeachwaferError):
+        return predictor_pb2.WaferAnswer(status=to_status(answer))
+    best, probability = answer.classes[0]
+    message = predictor_pb2.WaferAnswer(
+        status=status_pb2.Status(),
+        class_id=best.class_id,
+        display_name=best.display_name,
+        probability=probability,
+        decision=_DECISIONS[answer.decision],
+        classes=[
+            predictor_pb2.ClassProbability(
+                class_id=each.class_id, display_name=each.display_name, probability=its_probability
+            )
+            for each, its_probability in answer.classes
+        ],
+        novelty=answer.novelty,
+    )
+    if answer.heat is not None:
+        rows, columns = answer.heat.shape
+        message.heat_map.CopyFrom(predictor_pb2.HeatMap(rows=rows, columns=columns, heat=answer.heat.tobytes()))
+    if answer.embedding is not None:
+        message.embedding.extend(answer.embedding.tolist())
+    return message
+
+
+def loaded_to_proto(model: LoadedModel) -> predictor_pb2.LoadedModel:
+    """Returns the wire form of a version in service."""
+    return predictor_pb2.LoadedModel(
+        model=model.name,
+        version=model.version,
+        classes=[
+            predictor_pb2.ModelClass(class_id=each.class_id, display_name=each.display_name)
+            for each in model.session.manifest.classes
+        ],
+        execution_provider=model.session.provider,
+        wafers=model.statistics.wafers,
+        latency_ms_p50=model.statistics.latency_ms_p50,
+    )
+
+
+def _wafer_from_proto(message: wafer_map_pb2.WaferMap, field: str) -> WaferMap | TeachwaferError:
+    try:
+        wafer = from_proto(message, field)
+        if not wafer.dies.any():
+            raise InvalidArgumentError(  # noqa: TRY301 - one place turns errors into answers
+                "Expected at least one die. Received: a grid without any.", field=f"{field}.dies", reason="NO_DIES"
+            )
+    except InvalidArgumentError as error:
+        return error
+    return wafer

@@ -1,0 +1,98 @@
+"""What the predictor answers on one wafer, free of the wire and of the runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.common.model_manifest import ModelClass, ModelManifest
+
+NOVELTY_OF_UNKNOWN = 1.0
+"""Novelty above which a wafer is unlike anything taught; models are exported so that it is the same for all."""
+
+
+class Decision(Enum):
+    """What an answer is worth."""
+
+    ACCEPTED = "accepted"
+    NOT_SURE = "not sure"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """Answer on one wafer.
+
+    Attributes:
+        classes: Classes and their probabilities, best first; at least one.
+        novelty: Distance from what was taught, 1.0 at the threshold of unknown.
+        decision: What the answer is worth.
+        heat: uint8 (rows, columns) of the wafer, 255 where it mattered most. None: not asked for.
+        embedding: float32 (D,) of unit length. None: not asked for.
+    """
+
+    classes: tuple[tuple[ModelClass, float], ...]
+    novelty: float
+    decision: Decision
+    heat: NDArray[np.uint8] | None = None
+    embedding: NDArray[np.float32] | None = None
+
+
+def decide(manifest: ModelManifest, probability: float, novelty: float) -> Decision:
+    """Returns what an answer is worth.
+
+    Args:
+        manifest: Manifest of the model, with the threshold of accepted answers.
+        probability: Highest probability of a class, 0 to 1.
+        novelty: Distance from what was taught.
+    """
+    if novelty > NOVELTY_OF_UNKNOWN:
+        return Decision.UNKNOWN
+    return Decision.ACCEPTED if probability >= manifest.accept_threshold else Decision.NOT_SURE
+
+
+def rank(
+    manifest: ModelManifest, probabilities: NDArray[np.float32], top_k: int
+) -> tuple[tuple[ModelClass, float], ...]:
+    """Returns the most probable classes, best first; of equals the one that comes first in the model.
+
+    Args:
+        manifest: Manifest of the model.
+        probabilities: float32 (C,).
+        top_k: Most classes to return; 0 returns all.
+    """
+    order = np.argsort(-probabilities, kind="stable")[: top_k or None]
+    return tuple((manifest.classes[index], float(probabilities[index])) for index in order)
+
+
+def heat_on_dies(heat: NDArray[np.float32], dies: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Returns a heat map of a model on the grid of a wafer.
+
+    Args:
+        heat: float32 (h, w), at least 0, on the bounding box of the wafer's dies.
+        dies: uint8 (rows, columns); at least one die.
+
+    Returns:
+        uint8 (rows, columns): 0 where there is no die, 255 on the hottest die; all 0 where the model shows no heat.
+    """
+    rows, columns = np.flatnonzero(dies.any(axis=1)), np.flatnonzero(dies.any(axis=0))
+    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    stretched = _between(heat.shape[0], bottom - top) @ heat @ _between(heat.shape[1], right - left).T
+    whole = np.zeros(dies.shape, np.float32)
+    whole[top:bottom, left:right] = np.maximum(stretched, 0)
+    whole[dies == 0] = 0
+    hottest = float(whole.max())
+    if not np.isfinite(hottest) or hottest <= 0:
+        return np.zeros(dies.shape, np.uint8)
+    scaled: NDArray[np.uint8] = np.rint(whole * (255 / hottest)).astype(np.uint8)
+    return scaled
+
+
+def _between(cells: int, dies: int) -> NDArray[np.float32]:
+    """Returns float32 (dies, cells): weights that interpolate linearly between the centres of the cells."""
+    position = np.clip((np.arange(dies) + 0.5) * cells / dies - 0.5, 0, cells - 1)
+    weights: NDArray[np.float32] = np.maximum(1 - np.abs(position[:, None] - np.arange(cells)), 0).astype(np.float32)
+    return weights
