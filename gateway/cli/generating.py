@@ -1,0 +1,267 @@
+"""`teachwafer generate`: more wafers of the classes of a folder."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import uuid
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import typer
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from gateway.cli.following import cancelled_with_command, follow_generation
+from gateway.cli.options import GeneratorAddress, Home, Json, Local, Reach, Session
+from gateway.cli.output import Output
+from gateway.cli.wafers import Frozen, Grid, TaughtWafers, class_id, described, freeze, read_taught
+from gateway.values import GenerationRequest, GenerationRun, Method
+from services.common.dataset import open_dataset
+from services.common.errors import AlreadyExistsError, InvalidArgumentError
+from services.common.store import BlobStore, open_store
+from services.common.wafer_set import write_wafer_set
+
+DEFAULT_COUNT = 100
+
+_SHADES = ((255, 255, 255), (178, 190, 205), (200, 40, 40))
+"""Colours of no die, passed die and failed die."""
+_PIXELS = 4
+
+
+class ClassStatus(BaseModel):
+    """How to make wafers of one class: one entry of `--status`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    """Name of the class's folder."""
+    ai_use: bool
+    """Whether to teach a generator on the class; false varies its wafers."""
+    count: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Wafers to make. Absent: `--count`."""
+
+
+def generate(
+    generating_dir: Annotated[
+        Path,
+        typer.Option(
+            "--generating_dir", "--generating-dir", help="Folder with one folder a class.", show_default=False
+        ),
+    ],
+    status: Annotated[
+        str,
+        typer.Option(
+            help='What to make, JSON: \'[{"name":"class1","ai_use":true},{"name":"class2","ai_use":false}]\'. '
+            "ai_use true teaches a generator on the class (20 wafers at least), false varies its wafers. "
+            "Default: vary the wafers of every class."
+        ),
+    ] = "",
+    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="Wafers to make of each class.")] = DEFAULT_COUNT,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: DIR-generated beside DIR.")] = None,
+    file_format: Annotated[
+        Literal["npz", "png"],
+        typer.Option("--format", help="A wafer set a class, which keeps every die exactly, or a picture a wafer."),
+    ] = "npz",
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")] = 0,
+    home: Home = None,
+    local: Local = False,
+    generator_address: GeneratorAddress = "",
+    as_json: Json = False,
+) -> None:
+    """Make more wafers of the classes of a folder and write them to a folder that `train` can read."""
+    target = out or generating_dir.resolve().with_name(f"{generating_dir.resolve().name}-generated")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise AlreadyExistsError(
+            "folder", str(target), f"Expected a new or empty folder to write to. Received: {target}. Choose --out."
+        )
+    wanted = parse_status(status)
+    reach = Reach.to(home, local, generator=generator_address)
+    asyncio.run(_generate(Output(as_json), reach, generating_dir, wanted, count, target, file_format, seed))
+
+
+def parse_status(status: str) -> list[ClassStatus]:
+    """Reads `--status`.
+
+    Args:
+        status: The option; "" asks for nothing in particular.
+
+    Raises:
+        InvalidArgumentError: It is not the JSON that it should be.
+    """
+    if not status:
+        return []
+    try:
+        return TypeAdapter(list[ClassStatus]).validate_json(status)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise InvalidArgumentError(
+            'Expected --status as JSON like \'[{"name":"class1","ai_use":true}]\'. '
+            f"Received: {status[:200]!r}; {place}: {first['msg']}.",
+            field="--status",
+        ) from None
+
+
+async def _generate(
+    output: Output,
+    reach: Reach,
+    folder: Path,
+    wanted: list[ClassStatus],
+    count: int,
+    target: Path,
+    file_format: str,
+    seed: int,
+) -> None:
+    """Reads, freezes, makes, writes, tells."""
+    taught = read_taught(folder)
+    wanted_of = requests(wanted, taught, count)
+    store = open_store(reach.settings().resolved_store_url)
+    frozen = freeze(store, taught, hold_back=False)
+    if taught.skipped:
+        output.warn(f"{len(taught.skipped)} files could not be read:\n{described(taught.skipped)}")
+    async with reach.services(output, "generator") as session:
+        ended = await make_more(session, output, frozen, wanted_of, seed=seed, name=folder.name)
+    written = _write(store, ended, frozen, target, file_format)
+    show_generation(output, ended, frozen)
+    output.say(f"Written to {target}: {sum(written.values())} wafers. Teach with them: teachwafer train {target}")
+    output.result(generation_json(ended, frozen) | {"out": str(target), "written": written})
+
+
+def requests(wanted: list[ClassStatus], taught: TaughtWafers, count: int) -> list[GenerationRequest]:
+    """Returns what to ask the generator for.
+
+    Args:
+        wanted: What the person asked for; empty varies every class.
+        taught: The wafers that there are.
+        count: Wafers of a class that says nothing itself.
+
+    Raises:
+        InvalidArgumentError: A class comes twice, or there is no folder of its name.
+    """
+    present = sorted(set(taught.labels))
+    wanted = wanted or [ClassStatus(name=name, ai_use=False) for name in present]
+    names = [each.name for each in wanted]
+    for name in names:
+        if name not in present or names.count(name) > 1:
+            raise InvalidArgumentError(
+                f"Expected each class of --status once, and a folder with wafers for it ({', '.join(present)}). "
+                f"Received: {name!r}.",
+                field="--status",
+            )
+    return [
+        GenerationRequest(
+            class_id(each.name), each.count or count, Method.LEARNED if each.ai_use else Method.VARIATIONS
+        )
+        for each in wanted
+    ]
+
+
+async def make_more(
+    session: Session, output: Output, frozen: Frozen, wanted: list[GenerationRequest], *, seed: int, name: str
+) -> GenerationRun:
+    """Makes wafers and shows how far it is.
+
+    Args:
+        session: The services.
+        output: Where to show it.
+        frozen: Data set version with the parents.
+        wanted: What to make.
+        seed: Seed of everything random.
+        name: Name of the generation for people.
+
+    Raises:
+        JobFailedError: The generation failed.
+    """
+    clients = session.clients
+    started = await clients.generator.create(
+        frozen.dataset_id, wanted, seed=seed, display_name=name, request_id=uuid.uuid4().hex
+    )
+    async with cancelled_with_command(
+        output,
+        lambda: clients.generator.cancel(started.run_id),
+        embedded="generator" in session.embedded,
+        what=f"Generation {started.run_id}",
+    ):
+        return await follow_generation(clients, output, started.run_id)
+
+
+def show_generation(output: Output, run: GenerationRun, frozen: Frozen) -> None:
+    """Shows what was made and how true it is."""
+    if run.result is None:
+        return
+    names = {each.class_id: each.display_name for each in frozen.classes}
+    rows = [
+        (
+            names.get(each.class_id, each.class_id),
+            each.count,
+            each.parents,
+            each.rejected,
+            f"{each.realism.nearest_distance:.3f} / {each.realism.nearest_distance_real:.3f}",
+            f"{each.realism.fail_fraction:.3f} / {each.realism.fail_fraction_real:.3f}",
+            f"{each.realism.copied_share:.1%}",
+        )
+        for each in run.result.classes
+    ]
+    columns = ("class", ">made", ">from", ">thrown out", ">distance made / real", ">fails made / real", ">copies")
+    output.table("Generated wafers", columns, rows)
+    output.say(
+        f"data set version {run.result.dataset_id}   {run.result.seconds:.1f} s   "
+        f"peak memory {run.result.peak_memory_bytes / 2**20:,.0f} MiB"
+    )
+
+
+def generation_json(run: GenerationRun, frozen: Frozen) -> dict[str, Any]:
+    """Returns a generation as JSON."""
+    names = {each.class_id: each.display_name for each in frozen.classes}
+    result = run.result
+    return {
+        "job": f"generationJobs/{run.run_id}",
+        "dataset_version": f"datasetVersions/{result.dataset_id}" if result else "",
+        "seconds": result.seconds if result else 0.0,
+        "peak_memory_bytes": result.peak_memory_bytes if result else 0,
+        "classes": {
+            names.get(each.class_id, each.class_id): {
+                "count": each.count,
+                "parents": each.parents,
+                "rejected": each.rejected,
+                "nearest_distance": each.realism.nearest_distance,
+                "nearest_distance_real": each.realism.nearest_distance_real,
+                "copied_share": each.realism.copied_share,
+                "coverage": each.realism.coverage,
+            }
+            for each in (result.classes if result else ())
+        },
+    }
+
+
+def _write(store: BlobStore, run: GenerationRun, frozen: Frozen, target: Path, file_format: str) -> dict[str, int]:
+    """Writes the wafers into one folder a class; returns how many each got."""
+    if run.result is None:
+        return {}
+    dataset = open_dataset(store, run.result.dataset_id)
+    names = {each.class_id: each.display_name for each in frozen.classes}
+    by_class: dict[str, list[Grid]] = {}
+    lots: dict[str, list[str]] = {}
+    for wafer in dataset.iter_wafers():
+        by_class.setdefault(wafer.class_id, []).append(wafer.dies)
+        lots.setdefault(wafer.class_id, []).append(wafer.lot)
+    for key, grids in by_class.items():
+        folder = target / names[key]
+        folder.mkdir(parents=True)
+        if file_format == "npz":
+            labels = [names[key]] * len(grids)
+            write_wafer_set(folder / "generated.npz", grids, labels=labels, groups=lots[key])
+        else:
+            for index, grid in enumerate(grids):
+                (folder / f"generated-{index:06d}.png").write_bytes(_picture(grid))
+    return {names[key]: len(grids) for key, grids in by_class.items()}
+
+
+def _picture(grid: Grid) -> bytes:
+    """Returns a wafer as PNG, a few pixels a die."""
+    colours = np.array(_SHADES, np.uint8)[grid].repeat(_PIXELS, axis=0).repeat(_PIXELS, axis=1)
+    buffer = io.BytesIO()
+    Image.fromarray(colours).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()

@@ -1,0 +1,222 @@
+"""`teachwafer train`: from a folder of wafers to a published model."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gateway.cli.following import cancelled_with_command, follow_training
+from gateway.cli.options import Home, Json, Local, Reach, Session, TrainerAddress
+from gateway.cli.output import Output, evaluation_json, show_evaluation
+from gateway.cli.wafers import Frozen, TaughtWafers, described, freeze, read_taught
+from gateway.values import ModelSize, TrainingOptions, TrainingRun
+from services.common.resource_names import check_id
+from services.common.store import open_store
+
+_DEFAULTS = TrainingOptions()
+
+
+def train(
+    wafers: Annotated[
+        Path | None, typer.Argument(help="Folder with one folder a class, or a wafer-set .npz.", show_default=False)
+    ] = None,
+    training_dir: Annotated[
+        Path | None,
+        typer.Option("--training_dir", "--training-dir", help="The same as an option.", show_default=False),
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, max=1000, help="Passes over the training wafers.")] = _DEFAULTS.epochs,
+    batch_size: Annotated[
+        int, typer.Option("--batch_size", "--batch-size", min=1, max=4096, help="Wafers a step.")
+    ] = _DEFAULTS.batch_size,
+    learning_rate: Annotated[
+        float, typer.Option("--learning_rate", "--learning-rate", help="Step size, over 0, at most 1.")
+    ] = _DEFAULTS.learning_rate,
+    model_size: Annotated[ModelSize, typer.Option(help="Size of the pretrained model.")] = _DEFAULTS.model_size,
+    backbone: Annotated[str, typer.Option(help="Pretrained model by name. Default: the one of the size.")] = "",
+    augmentation: Annotated[
+        float, typer.Option(min=0, max=1, help="Strength of rotation, mirroring and noise at teaching.")
+    ] = _DEFAULTS.augmentation,
+    fine_tune: Annotated[bool, typer.Option(help="Teach the pretrained weights, too.")] = _DEFAULTS.fine_tune,
+    early_stopping_epochs: Annotated[
+        int,
+        typer.Option(
+            "--early_stopping_epochs", "--early-stopping-epochs", min=0, help="Epochs without progress; 0 never stops."
+        ),
+    ] = _DEFAULTS.early_stopping_epochs,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")] = _DEFAULTS.seed,
+    source: Annotated[str, typer.Option(help="Of a wafer set, only the wafers of this source.")] = "",
+    generated: Annotated[
+        list[str] | None, typer.Option(help="Id of a data set version that `generate` made; may be repeated.")
+    ] = None,
+    publish: Annotated[
+        str, typer.Option(help="Name of the model in the repository. Default: made of the folder's name.")
+    ] = "",
+    no_publish: Annotated[bool, typer.Option("--no-publish", help="Do not publish the model.")] = False,
+    home: Home = None,
+    local: Local = False,
+    trainer_address: TrainerAddress = "",
+    as_json: Json = False,
+) -> None:
+    """Teach a model from a folder with one folder a class, or from a wafer set, and publish it.
+
+    Wafers are held back by lot: some to choose the best epoch, some as a locked test that nothing is chosen by.
+    """
+    path = wafers or training_dir
+    if path is None or (wafers and training_dir):
+        raise typer.BadParameter("Expected one folder or wafer set, as an argument or with --training_dir.")
+    model_id = "" if no_publish else check_id(publish or model_id_of(path), "--publish")
+    options = TrainingOptions(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        model_size=model_size,
+        backbone=backbone,
+        augmentation=augmentation,
+        seed=seed,
+        fine_tune=fine_tune,
+        early_stopping_epochs=early_stopping_epochs,
+    )
+    output = Output(as_json)
+    reach = Reach.to(home, local, trainer=trainer_address)
+    asyncio.run(_train(output, reach, path, source, options, tuple(generated or ()), model_id))
+
+
+async def _train(
+    output: Output,
+    reach: Reach,
+    path: Path,
+    source: str,
+    options: TrainingOptions,
+    generated: tuple[str, ...],
+    model_id: str,
+) -> None:
+    """Reads, freezes, teaches, publishes, tells."""
+    taught = read_taught(path, source)
+    store = open_store(reach.settings().resolved_store_url)
+    frozen = freeze(store, taught, hold_back=True, seed=options.seed)
+    show_frozen(output, taught, frozen)
+    async with reach.services(output, "trainer") as session:
+        ended = await teach(session, output, frozen, options, generated, name=path.name)
+        version = await publish_model(session, output, ended, model_id) if model_id else 0
+    output.result(training_json(ended, frozen, model_id, version))
+
+
+async def teach(
+    session: Session,
+    output: Output,
+    frozen: Frozen,
+    options: TrainingOptions,
+    generated: tuple[str, ...] = (),
+    *,
+    name: str = "",
+) -> TrainingRun:
+    """Teaches a model from a data set version, and shows how and how well.
+
+    Args:
+        session: The services.
+        output: Where to show it.
+        frozen: What to teach from.
+        options: How.
+        generated: Data set versions with generated wafers.
+        name: Name of the training for people.
+
+    Raises:
+        JobFailedError: The training failed.
+    """
+    clients = session.clients
+    started = await clients.trainer.create(
+        frozen.dataset_id, options, generated=generated, display_name=name, request_id=uuid.uuid4().hex
+    )
+    what = f"Training {started.run_id}"
+    embedded = "trainer" in session.embedded
+    async with cancelled_with_command(
+        output, lambda: clients.trainer.cancel(started.run_id), embedded=embedded, what=what
+    ):
+        ended = await follow_training(clients, output, started.run_id)
+    show_training(output, ended)
+    return ended
+
+
+async def publish_model(session: Session, output: Output, run: TrainingRun, model_id: str) -> int:
+    """Publishes the model of a training and says so.
+
+    Args:
+        session: The services.
+        output: Where to say it.
+        run: The training.
+        model_id: Name of the model.
+
+    Returns:
+        The version.
+    """
+    version = await session.clients.trainer.publish(run.run_id, model_id, f"publish-{run.run_id}"[:64])
+    output.say(f"Published as {model_id}:{version}. Ask it with: teachwafer predict --model {model_id} FILES")
+    return version
+
+
+def show_frozen(output: Output, taught: TaughtWafers, frozen: Frozen) -> None:
+    """Shows what will be taught."""
+    rows = [(name, counts["train"], counts["tune"], counts["test"]) for name, counts in frozen.counts.items()]
+    output.table("Wafers", ("class", ">training", ">tuning", ">locked test"), rows)
+    for sentence in frozen.warnings:
+        output.warn(sentence)
+    if taught.unlabelled:
+        output.warn(f"{taught.unlabelled} wafers have no class and were left out.")
+    if taught.skipped:
+        output.warn(f"{len(taught.skipped)} files could not be read:\n{described(taught.skipped)}")
+
+
+def show_training(output: Output, run: TrainingRun) -> None:
+    """Shows how well a model learned and what it cost."""
+    result = run.result
+    if result is None:
+        return
+    if result.test is not None:
+        show_evaluation(output, "Locked test", result.test)
+    elif result.tune is not None:
+        show_evaluation(output, "Tuning wafers (there is no locked test)", result.tune)
+    output.say(
+        f"best epoch {result.best_epoch} of {result.epochs}   backbone {result.backbone}   "
+        f"{result.training_wafers} training wafers   {result.seconds:.1f} s   "
+        f"peak memory {result.peak_memory_bytes / 2**20:,.0f} MiB   model {result.model_bytes / 2**20:.2f} MiB   "
+        f"ONNX = Keras within {result.parity_max_difference:.1e} on {result.parity_wafers} wafers"
+    )
+
+
+def training_json(run: TrainingRun, frozen: Frozen, model_id: str, version: int) -> dict[str, Any]:
+    """Returns a training as JSON."""
+    result = run.result
+    told: dict[str, Any] = {
+        "job": f"trainingJobs/{run.run_id}",
+        "dataset_version": f"datasetVersions/{frozen.dataset_id}",
+        "model": model_id,
+        "version": version,
+        "warnings": list(frozen.warnings),
+    }
+    if result is not None:
+        told |= {
+            "test": evaluation_json(result.test),
+            "tune": evaluation_json(result.tune),
+            "macro_f1": (result.test or result.tune).macro_f1 if result.test or result.tune else None,  # type: ignore[union-attr]
+            "best_epoch": result.best_epoch,
+            "epochs": result.epochs,
+            "backbone": result.backbone,
+            "training_wafers": result.training_wafers,
+            "seconds": result.seconds,
+            "peak_memory_bytes": result.peak_memory_bytes,
+            "model_bytes": result.model_bytes,
+            "parity_max_difference": result.parity_max_difference,
+            "parity_wafers": result.parity_wafers,
+        }
+    return told
+
+
+def model_id_of(path: Path) -> str:
+    """Returns the name of a model that is made of the name of a folder or file."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.resolve().stem).strip("-._")
+    return name[:128] or "wafers"
