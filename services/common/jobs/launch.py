@@ -34,6 +34,8 @@ def start_time(pid: int) -> float | None:
 def main(arguments: list[str]) -> None:
     """Notes this process as the attempt's, unless there is one already, and becomes the worker."""
     note, token, *command = arguments
+    # A session of its own: a terminal's Ctrl-C and the end of the service do not reach it, and its group can be killed.
+    os.setsid()
     draft = f"{note}.{token}"
     Path(draft).write_text(json.dumps({"pid": os.getpid(), "started": start_time(os.getpid()), "token": token}))
     try:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from services.common.errors import UnavailableError
 from services.common.jobs import launch
 from services.common.jobs.backend import AttemptSpec, AttemptStatus, Capacity, JobRef, Phase
 from services.common.jobs.model import EndReason, ExitCode
-from services.common.jobs.processes import ProcessIdentity, kill_group_members, this_host
+from services.common.jobs.processes import Child, ProcessIdentity, kill_group_members, this_host
 from services.common.jobs.run_folder import AttemptFolder, RunFolder
 
 _MARKER = "TEACHWAFER_JOB_ATTEMPT"
@@ -32,7 +32,7 @@ class _Running:
     folder: AttemptFolder
     identity: ProcessIdentity
     slot: int
-    child: subprocess.Popen[bytes] | None = None
+    child: Child | None = None
     last: AttemptStatus | None = None
 
 
@@ -73,12 +73,13 @@ class LocalBackend:
                 return found.ref
             folder = RunFolder(spec.run_folder).attempt(spec.attempt)
             note = await asyncio.to_thread(_read_note, folder)
-            child: subprocess.Popen[bytes] | None = None
+            child: Child | None = None
             slot = self._free_slot()
             if note is None:
                 if slot is None:
                     raise UnavailableError("All places for jobs are taken. Wait until one is free.", reason="NO_SLOT")
-                child, note = await asyncio.to_thread(self._start, spec, folder, slot)
+                child, started = await asyncio.to_thread(self._start, spec, folder, slot)
+                note = started
             identity = _identity(note)
             handle = {"pid": identity.pid, "started": identity.started, "host": self._host, "slot": slot or 0}
             return self._track(JobRef(*key, handle), child).ref
@@ -142,9 +143,7 @@ class LocalBackend:
         taken = {running.slot for running in self._running.values()}
         return next((slot for slot in range(self._slots) if slot not in taken), None)
 
-    def _start(
-        self, spec: AttemptSpec, folder: AttemptFolder, slot: int
-    ) -> tuple[subprocess.Popen[bytes] | None, dict[str, Any]]:
+    def _start(self, spec: AttemptSpec, folder: AttemptFolder, slot: int) -> tuple[Child | None, dict[str, Any]]:
         """Starts the process and waits the moment until it, or a faster one, has noted itself."""
         RunFolder(spec.run_folder).prepare(spec.order, spec.attempt)
         environment = dict(os.environ)
@@ -155,30 +154,19 @@ class LocalBackend:
         token = uuid.uuid4().hex
         worker = [sys.executable, "-m", spec.worker_module]
         worker += ["--run-folder", str(spec.run_folder), "--attempt", str(spec.attempt)]
-        with folder.log.open("ab") as log:
-            child = subprocess.Popen(  # noqa: S603 - the command is ours
-                [sys.executable, "-S", "-E", launch.__file__, str(folder.process), token, *worker],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-            )
+        command = [sys.executable, "-S", "-E", launch.__file__, str(folder.process), token, *worker]
+        child = Child(command, environment, folder.log)
         while (note := _read_note(folder)) is None:
-            try:
-                child.wait(0.005)
-            except subprocess.TimeoutExpired:
-                continue
-            note = _read_note(folder)
-            if note is None:
+            if child.poll() is not None and not folder.process.exists():
                 raise OSError(f"The worker process ended before it began. {' '.join(folder.tail_log(1))}"[:500])
-            break
-        if note["token"] != token:
-            child.wait()
-            return None, note
-        return child, note
+            time.sleep(0.005)
+        if note["token"] == token:
+            return child, note
+        while child.poll() is None:
+            time.sleep(0.005)
+        return None, note
 
-    def _track(self, ref: JobRef, child: subprocess.Popen[bytes] | None) -> _Running:
+    def _track(self, ref: JobRef, child: Child | None) -> _Running:
         identity = ProcessIdentity(int(ref.handle["pid"]), float(ref.handle["started"]))
         running = _Running(ref, self._folder(ref), identity, int(ref.handle["slot"]), child)
         self._running[ref.key] = running
@@ -192,7 +180,6 @@ class LocalBackend:
             code = running.child.poll()
             if code is None:
                 return AttemptStatus(running.ref, Phase.RUNNING)
-            code = 128 - code if code < 0 else code
         elif running.identity.alive:
             return AttemptStatus(running.ref, Phase.RUNNING)
         noted = running.folder.read_exit_code()

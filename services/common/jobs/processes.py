@@ -6,6 +6,8 @@ import contextlib
 import os
 import platform
 import signal
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +50,42 @@ class ProcessIdentity:
         if self.alive:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
+
+
+class Child:
+    """A process that this one started and that may outlive it.
+
+    Not subprocess.Popen, which takes a child that still runs when it is let go for a mistake.
+
+    Args:
+        command: Program by its path, and its arguments.
+        environment: All of its environment.
+        output: File that its output is appended to.
+
+    Raises:
+        OSError: If no process can be started.
+    """
+
+    def __init__(self, command: list[str], environment: Mapping[str, str], output: Path) -> None:
+        append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        actions = [
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(output), append, 0o644),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ]
+        self.pid = os.posix_spawn(command[0], command, environment, file_actions=actions, setsigmask=[])
+        self._lock = threading.Lock()
+        self._exit_code: int | None = None
+
+    def poll(self) -> int | None:
+        """Returns the exit code, 128 + signal when it was killed; None while it runs."""
+        with self._lock:
+            if self._exit_code is None:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    code = os.waitstatus_to_exitcode(status)
+                    self._exit_code = 128 - code if code < 0 else code
+            return self._exit_code
 
 
 def kill_group_members(group: int, marker: tuple[str, str]) -> None:

@@ -1,0 +1,35 @@
+"""A service that runs nothing but a job engine, to be killed: `python -m tests.contract.jobs.tiny_service KIND`.
+
+Everything else comes from TEACHWAFER_*; it writes the file HOME/ready once it works and stops well on SIGTERM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+
+from services.common.database import open_database
+from services.common.jobs.engine import JobEngine
+from services.common.jobs.local import LocalBackend
+from services.common.jobs.settings import JobSettings
+from services.common.jobs.store import JobStore
+
+
+async def serve(kind: str) -> None:
+    """Runs the engine until SIGTERM."""
+    settings = JobSettings()
+    store = JobStore(open_database(settings.resolved_database_url))
+    backend = LocalBackend(settings.runs_folder, slots=settings.job_slots, poll_s=settings.job_poll_s)
+    engine = JobEngine(kind, "tests.contract.jobs.tiny_worker", store, backend, settings, settings.resolved_store_url)
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    await engine.start()
+    (settings.home / "ready").write_text(str(os.getpid()))
+    await ended.wait()
+    await engine.stop()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(sys.argv[1]))
