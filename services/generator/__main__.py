@@ -25,7 +25,6 @@ async def serve(settings: GeneratorSettings) -> None:
         settings, service=SERVICE, port=settings.generator_port, service_names=[SERVICE_NAME]
     )
     jobs = JobStore(open_database(settings.resolved_database_url))
-    jobs.migrate()
     backend = LocalBackend(settings.runs_folder, slots=settings.job_slots, poll_s=settings.job_poll_s)
     engine = JobEngine(JOB_KIND, WORKER_MODULE, jobs, backend, settings, settings.resolved_store_url)
     add_to(server, GeneratorServicer(engine, open_store(settings.resolved_store_url), server.draining))

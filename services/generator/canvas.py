@@ -50,7 +50,9 @@ class Canvas:
         drawn = np.zeros((len(grids), self.side, self.side), np.uint8)
         for target, grid in zip(drawn, grids, strict=True):
             rows, columns = self._axes(grid)
-            seen = grid[np.ix_(rows.first + np.maximum(rows.sources, 0), columns.first + np.maximum(columns.sources, 0))]
+            seen = grid[
+                np.ix_(rows.first + np.maximum(rows.sources, 0), columns.first + np.maximum(columns.sources, 0))
+            ]
             target[:] = seen * ((rows.sources >= 0)[:, None] & (columns.sources >= 0)[None, :])
         return drawn
 
@@ -68,7 +70,10 @@ class Canvas:
             The grid in which the dies of changed cells have the cell's new result.
         """
         rows, columns = self._axes(grid)
-        box = (slice(rows.first, rows.first + len(rows.cells)), slice(columns.first, columns.first + len(columns.cells)))
+        box = (
+            slice(rows.first, rows.first + len(rows.cells)),
+            slice(columns.first, columns.first + len(columns.cells)),
+        )
         changed = np.where(after != before, after, NO_DIE)[np.ix_(rows.cells, columns.cells)]
         result = grid.copy()
         part = result[box]
@@ -76,8 +81,8 @@ class Canvas:
         return result
 
     def _axes(self, grid: NDArray[np.uint8]) -> tuple[_Axis, _Axis]:
-        rows, columns = self._axis(grid.any(axis=1)), self._axis(grid.any(axis=0))
-        return rows, columns
+        valid = grid != NO_DIE
+        return self._axis(np.asarray(valid.any(axis=1))), self._axis(np.asarray(valid.any(axis=0)))
 
     def _axis(self, occupied: NDArray[np.bool_]) -> _Axis:
         places = np.flatnonzero(occupied)
@@ -103,7 +108,15 @@ def oriented(drawn: NDArray[np.uint8], orientations: NDArray[np.intp]) -> NDArra
 
 
 def planes(drawn: NDArray[np.uint8], known: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Returns (n, side, side, 4) what the network sees: known fails, known passes, dies, squared distance from the middle."""
+    """Returns what the network sees.
+
+    Args:
+        drawn: (n, side, side) die grids.
+        known: (n, side, side) whose results may be seen.
+
+    Returns:
+        (n, side, side, 4): known fails, known passes, dies, squared distance from the middle in half sides.
+    """
     side = drawn.shape[1]
     axis = (np.arange(side, dtype=np.float32) + 0.5) / side * 2 - 1
     seen = np.empty((*drawn.shape, 4), np.float32)

@@ -1,16 +1,16 @@
 """A learned generator: an order-agnostic autoregressive model of dies, taught on the wafers of one class.
 
 A small U-Net (Ronneberger et al., MICCAI 2015) sees some dies of a wafer and says for each other die how probably it
-failed (Hoogeboom et al., Autoregressive Diffusion Models, ICLR 2022; Uria et al., ICML 2014). It works die by die, on the
-product's own grid, so that a scratch stays one die wide.
+failed (Hoogeboom et al., Autoregressive Diffusion Models, ICLR 2022; Uria et al., ICML 2014). It works die by die, on
+the product's own grid, so that a scratch stays one die wide.
 
-A new wafer starts from a training wafer, its parent: a legal variation of it is drawn, most of its dies are forgotten, and
-the network fills them in again, in a few rounds, each round knowing what the rounds before made. What was forgotten is
-noise and outline and, the more is forgotten, place and shape of the pattern. So a new wafer has a parent, a lot and a legal
-die grid, looks like the class and is not the parent.
+A new wafer starts from a training wafer, its parent: a legal variation of it is drawn, most of its dies are forgotten,
+and the network fills them in again, in a few rounds, each round knowing what the rounds before made. What was forgotten
+is noise and outline and, the more is forgotten, place and shape of the pattern. So a new wafer has a parent, a lot and a
+legal die grid, looks like the class and is not the parent.
 
-Everything random comes from (seed, step or wafer number), so that teaching goes on from a checkpoint exactly as if it had
-never stopped, and the same seed gives the same wafers on the same machine.
+Everything random comes from (seed, step or wafer number), so that teaching goes on from a checkpoint exactly as if it
+had never stopped, and the same seed gives the same wafers on the same machine.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class LearnedGenerator:
     def _save(self, path: Path) -> None:
         """Writes all weights and the optimizer; renamed into place, so that a reader never sees half of it."""
         partial = path.with_suffix(".partial.npz")
-        arrays = {f"v{index}": keras.ops.convert_to_numpy(value) for index, value in enumerate(self._state())}
+        arrays = {f"v{index}": value.value.numpy() for index, value in enumerate(self._state())}
         np.savez(partial, step=self._step, **arrays)
         partial.replace(path)
 
@@ -194,8 +194,8 @@ def device_name() -> str:
 def _matched(logits: Floats, unknown: NDArray[np.bool_], fails: NDArray[np.float64]) -> Floats:
     """Returns fail probabilities moved so that about the given number of unknown dies of each wafer fails.
 
-    One shift of the logits a wafer, found by three Newton steps and held within 1.5, so that no pattern is forced onto a
-    wafer that has none.
+    One shift of the logits a wafer, found by three Newton steps and held within 1.5, so that no pattern is forced onto
+    a wafer that has none.
     """
     shift = np.zeros((len(logits), 1, 1), np.float32)
     for _ in range(3):
@@ -215,7 +215,8 @@ def _sigmoid(logits: Floats) -> Floats:
 def _network(side: int, mean_logit: float) -> keras.Model:
     """(side, side, 4) planes to (side, side, 1) logits of failing; starts from the class's mean fail share.
 
-    Two by two dies are folded into channels first: each die keeps its own channels, and no costly layer runs at full size.
+    Two by two dies are folded into channels first: each die keeps its own channels, and no costly layer runs at full
+    size.
     """
     layers = keras.layers
     half, coarse = side // 2, side // STEP

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+
+from services.generator.realism import RealismMeter, fail_maps, hamming_distances
+from services.generator.simulator import SimulatedClass, simulate
+
+
+def wafers(pattern: str, count: int, seed: int) -> list[np.ndarray]:
+    return [dies for batch in simulate([SimulatedClass((pattern,), count)], seed=seed) for dies in batch.dies]
+
+
+def test_copies_are_seen_as_copies() -> None:
+    real = wafers("Center", 20, 1)
+    meter = RealismMeter(real, 20)
+    meter.add(real)
+    figures = meter.result()
+    assert figures.copied_share == 1
+    assert figures.nearest_distance == 0
+    assert figures.coverage == 1
+    assert figures.radial_profile_difference == pytest.approx(0, abs=1e-9)
+    assert figures.fail_fraction == pytest.approx(figures.fail_fraction_real)
+    assert meter.is_copy(real[3].copy())
+
+
+def test_another_class_is_farther_away_than_the_same_class() -> None:
+    real, same, other = wafers("Edge-Ring", 60, 1), wafers("Edge-Ring", 60, 2), wafers("Donut", 60, 2)
+    figures = []
+    for made in (same, other):
+        meter = RealismMeter(real, len(made))
+        meter.add(made[:30])
+        meter.add(made[30:])
+        figures.append(meter.result())
+    assert figures[0].copied_share == figures[1].copied_share == 0
+    assert figures[0].nearest_distance < figures[1].nearest_distance
+    assert figures[0].radial_profile_difference < figures[1].radial_profile_difference
+    assert 0 < figures[0].coverage <= 1
+
+
+def test_distances_agree_with_a_plain_count() -> None:
+    maps = fail_maps(wafers("Random", 6, 1))
+    expected = [[np.mean(one != other) for other in maps] for one in maps]
+    assert hamming_distances(maps, maps) == pytest.approx(np.array(expected), abs=1e-6)
+
+
+def test_one_real_wafer_is_enough() -> None:
+    meter = RealismMeter(wafers("Loc", 1, 1), 1)
+    meter.add(wafers("Loc", 1, 2))
+    assert meter.result().nearest_distance_real == 0
