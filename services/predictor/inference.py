@@ -45,7 +45,7 @@ class InferenceRunner:
 
         Args:
             model: The model.
-            grids: uint8 (rows, columns) each; none gives empty outputs. A uint8 (N, rows, columns) array will do.
+            grids: uint8 (rows, columns) each; none gives empty outputs.
             outputs: Names of the outputs wanted.
 
         Returns:
