@@ -1,0 +1,186 @@
+"""Options, messages and exit codes of the commands."""
+
+import inspect
+import json
+import sys
+
+import numpy as np
+import pytest
+import typer
+
+from gateway.cli import app as cli
+from gateway.cli import main
+from gateway.cli.generating import parse_status, requests
+from gateway.cli.options import Reach, parse_model
+from gateway.cli.training import model_id_of
+from gateway.cli.wafers import TaughtWafers
+from gateway.supervisor import home_locked, serving_addresses
+from gateway.values import Method
+from services.common import errors
+from services.common.errors import FailedPreconditionError, InvalidArgumentError
+from services.common.model_repository import ModelRepository
+from tests.helpers.tiny_model import publish_tiny_model
+
+
+def call(monkeypatch, capsys, *arguments):
+    """Runs the command line in this process; returns exit code, standard output, standard error."""
+    monkeypatch.setattr(sys, "argv", ["teachwafer", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    code = ended.value.code
+    captured = capsys.readouterr()
+    return (0 if code is None else code), captured.out, captured.err
+
+
+def taught(**counts):
+    made = TaughtWafers()
+    for name, count in counts.items():
+        for _ in range(count):
+            made.add(np.ones((3, 3), np.uint8), name, "")
+    return made
+
+
+def test_help_names_every_fixed_command_and_the_exit_codes(monkeypatch, capsys):
+    code, out, _ = call(monkeypatch, capsys, "--help")
+    assert code == 0
+    for name in ("serve", "import", "generate", "train", "evaluate", "predict", "export", "models", "demo"):
+        assert name in out
+    assert "Exit codes" in out
+
+
+def test_the_seed_options_have_both_spellings(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    _, out, _ = call(monkeypatch, capsys, "train", "--help")
+    for name in ("--training_dir", "--training-dir", "--batch_size", "--batch-size", "--learning_rate", "--epochs"):
+        assert name in out
+    _, out, _ = call(monkeypatch, capsys, "generate", "--help")
+    for name in ("--generating_dir", "--generating-dir", "--status"):
+        assert name in out
+
+
+def test_every_error_has_an_exit_code_other_than_success():
+    classes = [
+        each for _, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, errors.TeachwaferError)
+    ]
+    assert all(cli.exit_code(each("x")) > 0 for each in classes)
+    assert cli.exit_code(InvalidArgumentError("x")) == 2
+    assert cli.exit_code(errors.NotFoundError("model", "x")) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("train",), 2, "Expected one folder or wafer set"),
+        (("train", "--training_dir", "/does/not/exist"), 3, "/does/not/exist"),
+        (("train", "--training_dir", "/does/not/exist", "--publish", "../x"), 2, "--publish|Expected letters"),
+        (("train", "--training_dir", ".", "--epochs", "0"), 2, "--epochs"),
+        (("predict", "--model", "x:latest", "."), 2, "NAME or NAME:VERSION"),
+        (("evaluate", "--model", "x", "--wafers", "/does/not/exist"), 3, "/does/not/exist"),
+        (("export", "--model", "absent", "--out", "."), 3, "Expected a published model"),
+        (("models", "show", "absent"), 3, "Expected a published model"),
+        (("models", "load", "x", "--predictor-address", "127.0.0.1:1"), 4, "teachwafer serve"),
+        (("import", "--project", "p", "/does/not/exist"), 3, "/does/not/exist"),
+        (("generate", "--generating_dir", "/does/not/exist", "--status", "{}"), 2, "--status as JSON"),
+    ],
+)
+def test_mistakes_end_in_one_clear_line_and_no_trace(monkeypatch, capsys, arguments, code, words):
+    monkeypatch.setenv("COLUMNS", "300")
+    ended, out, err = call(monkeypatch, capsys, *arguments)
+    assert ended == code, err
+    assert any(word in err for word in words.split("|")), err
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_wrong_settings_name_the_variable(monkeypatch, capsys):
+    monkeypatch.setenv("TEACHWAFER_GATEWAY_PORT", "many")
+    code, _, err = call(monkeypatch, capsys, "models", "list")
+    assert code == 2
+    assert "TEACHWAFER_GATEWAY_PORT" in err
+
+
+def test_status_is_checked():
+    parsed = parse_status('[{"name":"class1","ai_use":true},{"name":"class2","ai_use":false,"count":7}]')
+    assert [(each.name, each.ai_use, each.count) for each in parsed] == [("class1", True, None), ("class2", False, 7)]
+    for wrong in ("[", '{"name":"x"}', '[{"name":"x"}]', '[{"name":"x","ai_use":true,"other":1}]', '[{"ai_use":true}]'):
+        with pytest.raises(InvalidArgumentError, match="Expected --status as JSON"):
+            parse_status(wrong)
+
+
+def test_status_becomes_requests():
+    wanted = parse_status('[{"name":"a","ai_use":true},{"name":"b","ai_use":false,"count":7}]')
+    made = requests(wanted, taught(a=3, b=2, c=1), 50)
+    assert [(each.class_id, each.count, each.method) for each in made] == [
+        ("a", 50, Method.LEARNED),
+        ("b", 7, Method.VARIATIONS),
+    ]
+    assert [each.class_id for each in requests([], taught(a=1, b=1), 5)] == ["a", "b"]
+    for wrong in ('[{"name":"d","ai_use":true}]', '[{"name":"a","ai_use":true},{"name":"a","ai_use":false}]'):
+        with pytest.raises(InvalidArgumentError, match="with wafers for it"):
+            requests(parse_status(wrong), taught(a=3, b=2), 5)
+
+
+def test_models_are_named_with_or_without_version():
+    assert parse_model("wafers") == ("wafers", 0)
+    assert parse_model("wafers:3") == ("wafers", 3)
+    for wrong in ("", ":3", "wafers:", "wafers:0", "wafers:x"):
+        with pytest.raises(typer.BadParameter):
+            parse_model(wrong)
+
+
+def test_the_default_model_name_is_made_of_the_folder(tmp_path):
+    assert model_id_of(tmp_path / "my wafers (2)") == "my-wafers-2"
+    assert model_id_of(tmp_path / "wafers_dev.npz") == "wafers_dev"
+    assert model_id_of(tmp_path / "웨이퍼") == "wafers"
+
+
+def test_addresses_come_from_options_then_environment_then_a_running_serve(home, monkeypatch):
+    assert Reach.to(None, False, trainer="t:1").settings().trainer_address == "t:1"
+    monkeypatch.setenv("TEACHWAFER_TRAINER_ADDRESS", "e:2")
+    assert Reach().settings().trainer_address == "e:2"
+    assert "trainer_address" in Reach().settings().model_fields_set
+
+
+def test_one_serve_a_home_and_its_addresses_are_found_while_it_runs(home):
+    assert serving_addresses(home) == {}
+    with home_locked(home) as note:
+        assert serving_addresses(home) == {}
+        note({"trainer_address": "127.0.0.1:5"})
+        assert serving_addresses(home) == {"trainer_address": "127.0.0.1:5"}
+        with pytest.raises(FailedPreconditionError, match=r"runs on .* already"), home_locked(home):
+            pass
+    assert serving_addresses(home) == {}
+
+
+def test_models_are_listed_shown_and_exported(monkeypatch, capsys, home, tmp_path):
+    monkeypatch.setenv("TEACHWAFER_PREDICTOR_ADDRESS", "127.0.0.1:1")
+    assert "No model" in call(monkeypatch, capsys, "models", "list")[1]
+    repository = ModelRepository(home / "models")
+    publish_tiny_model(repository, "tiny", tmp_path)
+    code, out, _ = call(monkeypatch, capsys, "models", "list", "--json")
+    assert code == 0
+    (entry,) = json.loads(out)["models"]
+    assert (entry["model"], entry["version"], entry["state"]) == ("tiny", 1, "model server not running")
+
+    _, out, _ = call(monkeypatch, capsys, "models", "show", "tiny", "--json")
+    assert json.loads(out)["model_id"] == "tiny"
+
+    code, out, _ = call(monkeypatch, capsys, "export", "--model", "tiny", "--out", tmp_path / "out", "--json")
+    assert code == 0
+    exported = tmp_path / "out" / "tiny-1.onnx"
+    assert str(exported) in json.loads(out)["files"]
+    assert exported.read_bytes() == (home / "models" / "tiny" / "1" / "model.onnx").read_bytes()
+    assert call(monkeypatch, capsys, "export", "--model", "tiny", "--out", tmp_path / "out")[0] == 4
+    assert call(monkeypatch, capsys, "export", "--model", "tiny:2", "--out", tmp_path / "other")[0] == 3
+    assert call(monkeypatch, capsys, "export", "--model", "tiny", "--format", "keras", "--out", tmp_path / "k")[0] == 3
+
+
+def test_a_damaged_model_is_not_exported(monkeypatch, capsys, home, tmp_path):
+    publish_tiny_model(ModelRepository(home / "models"), "tiny", tmp_path)
+    file = home / "models" / "tiny" / "1" / "model.onnx"
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes() + b"x")
+    code, _, err = call(monkeypatch, capsys, "export", "--model", "tiny", "--out", tmp_path / "out")
+    assert code == 7
+    assert "SHA-256" in err
+    assert not (tmp_path / "out").exists()
