@@ -11,9 +11,8 @@ from google.protobuf import empty_pb2
 from teachwafer.generator.v1 import generator_pb2, generator_pb2_grpc
 
 from services.common.dataset import read_manifest
-from services.common.errors import UnavailableError
-from services.common.jobs import JobEvent
 from services.common.jobs.engine import JobEngine
+from services.common.jobs.watching import until_draining
 from services.common.resource_names import GenerationJobName
 from services.common.server import GrpcServer
 from services.common.store import BlobStore
@@ -87,7 +86,7 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
     ) -> AsyncIterator[generator_pb2.GenerationEvent]:
         """Streams the events of a job until it has ended or this server drains."""
         name = GenerationJobName.parse(request.name)
-        async for event in _until(self._draining, self._engine.watch(name.id, request.after_sequence)):
+        async for event in until_draining(self._draining, self._engine.watch(name.id, request.after_sequence)):
             yield converters.event_to_proto(event)
 
     async def SimulateWafers(
@@ -106,33 +105,6 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
 def add_to(server: GrpcServer, servicer: GeneratorServicer) -> None:
     """Adds the service to a server."""
     generator_pb2_grpc.add_GeneratorServiceServicer_to_server(servicer, server.aio)  # type: ignore[no-untyped-call]
-
-
-async def _until(draining: asyncio.Event, events: AsyncIterator[JobEvent]) -> AsyncIterator[JobEvent]:
-    """Yields events until they end.
-
-    Raises:
-        UnavailableError: The server drains first.
-    """
-    drained = asyncio.ensure_future(draining.wait())
-    coming: asyncio.Future[JobEvent] | None = None
-    try:
-        while True:
-            coming = asyncio.ensure_future(anext(events))
-            await asyncio.wait({coming, drained}, return_when=asyncio.FIRST_COMPLETED)
-            if not coming.done():
-                raise UnavailableError("The generator is stopping. Watch again after the last event received.")
-            try:
-                event = coming.result()
-            except StopAsyncIteration:
-                return
-            yield event
-    finally:
-        for task in (drained, coming):
-            if task is not None and not task.done():
-                task.cancel()
-                await asyncio.wait({task})
-        await events.aclose()  # type: ignore[attr-defined]
 
 
 def _next_message(batches: Iterator[SimulatedBatch]) -> generator_pb2.SimulateWafersResponse | None:

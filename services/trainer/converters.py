@@ -1,0 +1,142 @@
+"""The trainer's messages from and to its domain. Only this module and the servicer see `trainer_pb2`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from typing import Any
+
+from google.protobuf.json_format import ParseDict
+from google.protobuf.timestamp_pb2 import Timestamp
+from teachwafer.trainer.v1 import trainer_pb2
+
+from services.common.errors import InvalidArgumentError
+from services.common.jobs import Job, JobEvent, JobState
+from services.common.resource_names import DatasetVersionName, TrainingJobName
+from services.trainer.domain import EPOCH_KIND, MODEL_SIZES, STAGE_KIND, EpochReport, TrainingConfig, TrainingSpec
+
+VALIDATED_ID = "validate-only"
+"""Id in the name of a job that was only checked."""
+_MAX_DISPLAY_NAME, _MAX_REQUEST_ID = 256, 64
+# Fields with presence: absent means the default of `TrainingConfig`.
+_OPTIONAL = (
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "augmentation",
+    "use_generated_wafers",
+    "seed",
+    "fine_tune",
+    "early_stopping_epochs",
+)
+
+
+def spec_from_proto(job: trainer_pb2.TrainingJob) -> TrainingSpec:
+    """Returns what a job is to teach; values are checked by `domain.check_spec`.
+
+    Raises:
+        InvalidArgumentError: a data set version is no name, or the display name is too long.
+    """
+    if len(job.display_name) > _MAX_DISPLAY_NAME:
+        raise InvalidArgumentError(
+            f"Expected at most {_MAX_DISPLAY_NAME} characters. Received: {len(job.display_name)}.",
+            field="training_job.display_name",
+        )
+    dataset = DatasetVersionName.parse(job.dataset_version, "training_job.dataset_version")
+    generated = tuple(
+        DatasetVersionName.parse(name, f"training_job.generated_dataset_versions[{index}]").id
+        for index, name in enumerate(job.generated_dataset_versions)
+    )
+    return TrainingSpec(dataset.id, generated, _config_from_proto(job.config))
+
+
+def check_request_id(request_id: str) -> None:
+    """Checks the id of a request.
+
+    Raises:
+        InvalidArgumentError: it is too long.
+    """
+    if len(request_id) > _MAX_REQUEST_ID:
+        raise InvalidArgumentError(
+            f"Expected at most {_MAX_REQUEST_ID} characters. Received: {len(request_id)}.", field="request_id"
+        )
+
+
+def job_to_proto(job: Job) -> trainer_pb2.TrainingJob:
+    """Returns a job as it stands."""
+    message = _requested(TrainingSpec.from_json(job.spec))
+    message.name = str(TrainingJobName(job.id))
+    message.display_name = job.display_name
+    message.state = _state(job.state)
+    message.progress = job.progress
+    message.attempt = job.attempt
+    message.queue_position = job.queue_position
+    message.device = job.device
+    message.create_time.FromDatetime(job.created_at)
+    if job.started_at is not None:
+        message.start_time.FromDatetime(job.started_at)
+    if job.ended_at is not None:
+        message.end_time.FromDatetime(job.ended_at)
+    if job.state is JobState.FAILED and job.error is not None:
+        message.error.CopyFrom(job.error)
+    if job.state is JobState.SUCCEEDED and job.result is not None:
+        # The result carries more than the protocol shows: warnings, say.
+        ParseDict(job.result, message.result, ignore_unknown_fields=True)
+    return message
+
+
+def validated_to_proto(spec: TrainingSpec, display_name: str) -> trainer_pb2.TrainingJob:
+    """Returns the job that a checked request would make."""
+    message = _requested(spec)
+    message.name = str(TrainingJobName(VALIDATED_ID))
+    message.display_name = display_name
+    message.state = trainer_pb2.TrainingJob.STATE_QUEUED
+    return message
+
+
+def event_to_proto(event: JobEvent) -> trainer_pb2.TrainingEvent:
+    """Returns an event; a kind that this version does not know has no content."""
+    time = Timestamp()
+    time.FromDatetime(event.time)
+    message = trainer_pb2.TrainingEvent(sequence=event.sequence, event_time=time)
+    data = event.data
+    if event.kind == "state":
+        message.state_changed.state = _state(JobState(data["state"]))
+        message.state_changed.reason = data.get("reason") or ""
+    elif event.kind == EPOCH_KIND:
+        values = {field.name: data[field.name] for field in fields(EpochReport)}
+        message.epoch_ended.CopyFrom(trainer_pb2.TrainingEvent.EpochEnded(**values))
+    elif event.kind == STAGE_KIND:
+        message.stage_started.CopyFrom(
+            trainer_pb2.TrainingEvent.StageStarted(
+                stage=data["stage"], progress=data["share"], device=data.get("device_name") or ""
+            )
+        )
+    return message
+
+
+def model_size(size: str) -> trainer_pb2.TrainingConfig.ModelSize.ValueType:
+    """Returns a model size by name; "" is unspecified."""
+    return trainer_pb2.TrainingConfig.ModelSize.Value(f"MODEL_SIZE_{size.upper() or 'UNSPECIFIED'}")
+
+
+def _config_from_proto(config: trainer_pb2.TrainingConfig) -> TrainingConfig:
+    message: Any = config
+    given: dict[str, Any] = {name: getattr(message, name) for name in _OPTIONAL if message.HasField(name)}
+    # 0 is "not said", which means the smallest; a number that this version does not know becomes no known size.
+    size = config.model_size or trainer_pb2.TrainingConfig.MODEL_SIZE_FAST
+    given["model_size"] = MODEL_SIZES[size - 1] if 0 < size <= len(MODEL_SIZES) else str(size)
+    return TrainingConfig(backbone=config.backbone, **given)
+
+
+def _requested(spec: TrainingSpec) -> trainer_pb2.TrainingJob:
+    values = asdict(spec.config)
+    size = model_size(values.pop("model_size"))
+    return trainer_pb2.TrainingJob(
+        dataset_version=str(DatasetVersionName(spec.dataset_id)),
+        generated_dataset_versions=[str(DatasetVersionName(each)) for each in spec.generated],
+        config=trainer_pb2.TrainingConfig(model_size=size, **values),
+    )
+
+
+def _state(state: JobState) -> trainer_pb2.TrainingJob.State.ValueType:
+    return trainer_pb2.TrainingJob.State.Value(f"STATE_{state.value}")
