@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from services.common.errors import NotFoundError, TeachwaferError, UnavailableError
+from services.common.errors import DataLossError, NotFoundError, TeachwaferError, UnavailableError
 from services.common.model_repository import ModelRepository, checked_model_id
 from services.predictor.session import ModelSession
 from services.predictor.statistics import ModelStatistics
@@ -170,7 +170,7 @@ class ModelServer:
         with self._one_at_a_time:
             self._loading.add(key)
             try:
-                model = LoadedModel(name, version, ModelSession.load(self._repository, name, version))
+                model = LoadedModel(name, version, _session(self._repository, name, version))
             except TeachwaferError as error:
                 self._rejected[key] = error.message
                 raise
@@ -181,3 +181,16 @@ class ModelServer:
             self._loaded[name] = model
         logger.info("loaded a model", extra={"model": name, "version": version, "provider": model.session.provider})
         return model
+
+
+def _session(repository: ModelRepository, name: str, version: int) -> ModelSession:
+    """Loads a version; whatever is wrong with it ends in one of our errors, so that it harms no other model."""
+    try:
+        return ModelSession.load(repository, name, version)
+    except TeachwaferError:
+        raise
+    except Exception as error:
+        raise DataLossError(
+            f"Expected a version that can be read and run. Received from {name} version {version}: "
+            f"{type(error).__name__}: {str(error)[:500]}. Restore its files or publish the model again."
+        ) from error

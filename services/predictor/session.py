@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,7 @@ class ModelSession:
         try:
             with np.load(path, allow_pickle=False) as golden:
                 dies, expected = golden["dies"], golden["probabilities"]
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise DataLossError(
                 f"Expected the golden batch of the model in {path.name}. Received: {error!r}. Publish the model again."
             ) from error

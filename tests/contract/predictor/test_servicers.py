@@ -425,6 +425,23 @@ async def test_a_model_that_answers_otherwise_than_where_it_was_made_is_rejected
         assert predictor.models.get("tiny").version == 1
 
 
+async def test_one_broken_model_keeps_no_other_from_serving(tmp_path: Path) -> None:
+    async with running(tmp_path) as predictor:
+        predictor.publish("broken")
+        manifest = predictor.repository.manifest("broken", 1)
+        np.savez(tmp_path / "golden.npz", dies=tiny_wafers()[0], probabilities=np.zeros((1, 3), np.float32))
+        files = {name: tmp_path / name for name in ("model.onnx", "golden.npz")}
+        predictor.repository.publish("worse", files, manifest, "")
+        (predictor.repository.root / "broken" / "1" / "manifest.json").write_text("{")
+        restarted = ModelServer(predictor.repository)
+        restarted.load_all()
+        assert restarted.ready
+        assert [each.name for each in restarted.loaded()] == ["tiny"]
+        reasons = {each.name: each.reason for each in restarted.index()}
+        assert "manifest" in reasons["broken"]
+        assert "dies" in reasons["worse"]
+
+
 async def test_statistics_and_metrics_count(tmp_path: Path) -> None:
     async with running(tmp_path) as predictor:
         for _ in range(2):
