@@ -32,7 +32,7 @@ async def serve(settings: PredictorSettings) -> None:
     )
     models = ModelServer(ModelRepository(settings.resolved_model_repository))
     runner = InferenceRunner(settings.predictor_max_waiting_wafers)
-    servicer.add_to(server, PredictorServicer(models, runner))
+    servicer.add_to(server, PredictorServicer(models, runner, server.draining))
     kserve_servicer.add_to(server, KServeServicer(models, runner, server.draining))
     with contextlib.closing(runner):
         metrics = MetricsServer(models, settings.host, settings.predictor_metrics_port)

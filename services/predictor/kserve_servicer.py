@@ -16,6 +16,7 @@ from services.common.server import GrpcServer
 from services.predictor import kserve_converters as converters
 from services.predictor.inference import InferenceRunner
 from services.predictor.model_server import LoadedModel, ModelServer, ModelState
+from services.predictor.streams import until_draining
 
 SERVICE_NAME: str = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 SERVER_NAME = "teachwafer"
@@ -30,7 +31,7 @@ class KServeServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     Args:
         models: Models in service.
         runner: Runs them.
-        draining: Set when the server starts to stop.
+        draining: Set when the server starts to stop; streams end then, and the caller opens them elsewhere.
     """
 
     def __init__(self, models: ModelServer, runner: InferenceRunner, draining: asyncio.Event) -> None:
@@ -90,7 +91,7 @@ class KServeServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, requests: AsyncIterator[grpc_service_pb2.ModelInferRequest], context: _Context
     ) -> AsyncIterator[grpc_service_pb2.ModelStreamInferResponse]:
         """Runs a model on request after request, in order; a bad request gets its error and does not end the stream."""
-        async for request in requests:
+        async for request in until_draining(requests, self._draining):
             try:
                 yield grpc_service_pb2.ModelStreamInferResponse(infer_response=await self._infer(request))
             except TeachwaferError as error:

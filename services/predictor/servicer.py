@@ -17,6 +17,7 @@ from services.predictor.domain import Answer, decide, heat_on_dies, rank
 from services.predictor.inference import InferenceRunner, Outputs
 from services.predictor.model_server import LoadedModel, ModelServer
 from services.predictor.session import EMBEDDING, HEAT, NOVELTY, PROBABILITIES
+from services.predictor.streams import until_draining
 
 SERVICE_NAME: str = predictor_pb2.DESCRIPTOR.services_by_name["PredictorService"].full_name
 
@@ -29,11 +30,13 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
     Args:
         models: Models in service.
         runner: Runs them.
+        draining: Set when the server starts to stop; streams end then, and the caller opens them elsewhere.
     """
 
-    def __init__(self, models: ModelServer, runner: InferenceRunner) -> None:
+    def __init__(self, models: ModelServer, runner: InferenceRunner, draining: asyncio.Event) -> None:
         self._models = models
         self._runner = runner
+        self._draining = draining
 
     async def Classify(
         self, request: predictor_pb2.ClassifyRequest, context: _Context
@@ -45,7 +48,7 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
         self, requests: AsyncIterator[predictor_pb2.ClassifyRequest], context: _Context
     ) -> AsyncIterator[predictor_pb2.ClassifyResponse]:
         """Classifies request after request, in order."""
-        async for request in requests:
+        async for request in until_draining(requests, self._draining):
             yield await self._classify(request)
 
     async def ListModels(

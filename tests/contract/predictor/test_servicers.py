@@ -23,6 +23,7 @@ from services.common.errors import (
     InvalidArgumentError,
     NotFoundError,
     ResourceExhaustedError,
+    UnavailableError,
     UnimplementedError,
 )
 from services.common.model_repository import ModelRepository
@@ -47,6 +48,7 @@ class Predictor:
     own: predictor_pb2_grpc.PredictorServiceStub
     open: grpc_service_pb2_grpc.GRPCInferenceServiceStub
     folder: Path
+    draining: asyncio.Event
 
     def publish(self, name: str = "tiny") -> int:
         return publish_tiny_model(self.repository, name, self.folder)
@@ -66,7 +68,7 @@ async def running(folder: Path, *, publish: bool = True, max_waiting: int = 4096
     draining = asyncio.Event()
 
     def add(server: grpc.aio.Server) -> None:
-        predictor_pb2_grpc.add_PredictorServiceServicer_to_server(PredictorServicer(models, runner), server)
+        predictor_pb2_grpc.add_PredictorServiceServicer_to_server(PredictorServicer(models, runner, draining), server)
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
             KServeServicer(models, runner, draining), server
         )
@@ -81,6 +83,7 @@ async def running(folder: Path, *, publish: bool = True, max_waiting: int = 4096
                 predictor_pb2_grpc.PredictorServiceStub(served.channel),
                 grpc_service_pb2_grpc.GRPCInferenceServiceStub(served.channel),
                 folder,
+                draining,
             )
 
 
@@ -196,6 +199,20 @@ async def test_stream_answers_each_request_in_order(tmp_path: Path) -> None:
     assert (listed.model, listed.version, listed.wafers) == ("tiny", 1, 3)
     assert listed.execution_provider == "CPUExecutionProvider"
     assert listed.latency_ms_p50 > 0
+
+
+async def test_open_streams_end_when_the_server_drains(tmp_path: Path) -> None:
+    async with running(tmp_path) as predictor:
+        own, open_ = predictor.own.StreamClassify(), predictor.open.ModelStreamInfer()
+        await own.write(pb.ClassifyRequest(model="tiny", wafers=[wafer(tiny_wafers()[1])]))
+        await open_.write(infer_request(tiny_wafers()))
+        assert (await own.read()).answers[0].class_id == "middle"
+        assert not (await open_.read()).error_message
+        predictor.draining.set()
+        for stream in (own, open_):
+            with pytest.raises(UnavailableError, match="stopping"):
+                await stream.read()
+        assert not (await predictor.open.ServerReady(kserve.ServerReadyRequest())).ready
 
 
 async def test_a_full_queue_refuses(tmp_path: Path) -> None:
