@@ -139,6 +139,7 @@ WAFERS = Table(
     Index("wafers_of_class", "class_id", "number", sqlite_where=_LIVE, postgresql_where=_LIVE),
     Index("wafers_of_project", "project_id", "number", sqlite_where=_LIVE, postgresql_where=_LIVE),
     Index("wafers_by_content", "project_id", "sha256"),
+    Index("wafers_by_original", "source_sha256"),
     Index("wafers_by_change", "added_change"),
     Index("wafers_by_deletion", "deleted_change"),
     sqlite_autoincrement=True,

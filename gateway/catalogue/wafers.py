@@ -249,6 +249,21 @@ def newest_map(connection: Connection, project_id: str) -> WaferMap | None:
     return None if row is None else to_map(row)
 
 
+def originals(connection: Connection, project_id: str) -> set[str]:
+    """Returns the content addresses of the files from which the wafers of a project were read."""
+    query = select(WAFERS.c.source_sha256).where(WAFERS.c.project_id == project_id, WAFERS.c.source_sha256 != "")
+    return set(connection.execute(query.distinct()).scalars())
+
+
+def unused(connection: Connection, digests: set[str]) -> set[str]:
+    """Returns those of some originals from which no wafer of any project was read."""
+    used: set[str] = set()
+    for chunk in _chunks(sorted(digests)):
+        query = select(WAFERS.c.source_sha256).where(WAFERS.c.source_sha256.in_(chunk)).distinct()
+        used |= set(connection.execute(query).scalars())
+    return digests - used
+
+
 def total(connection: Connection) -> int:
     """Returns the number of wafers of all projects."""
     live = WAFERS.c.deleted_change.is_(None)

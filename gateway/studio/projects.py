@@ -21,6 +21,7 @@ from gateway.studio.disk import disk_errors
 from gateway.studio.people import current_person
 from gateway.studio.project_file import FileContent
 from gateway.studio.run_records import score, training_run
+from gateway.studio.staging import original_key
 from gateway.values import Board, Change, Counts, Project, ProjectSummary, Task, TrashedProject
 from services.common.errors import UnimplementedError
 
@@ -174,15 +175,19 @@ class ProjectsRoom:
         """
         person = current_person()
 
-        def work(connection: Connection) -> Sequence[str]:
+        def work(connection: Connection) -> tuple[list[str], set[str]]:
+            originals = wafers.originals(connection, project_id)
             dataset_ids = [each.dataset_id for each in runs.datasets(connection, project_id)]
             dataset_ids += [each.generated_dataset_id for each in runs.datasets(connection, project_id)]
             projects.purge(connection, project_id)
             people.log(connection, person, "project.purge", f"projects/{project_id}")
-            return [each for each in dataset_ids if each]
+            return [each for each in dataset_ids if each], wafers.unused(connection, originals)
 
-        for dataset_id in await self._desk.write(work):
+        dataset_ids, originals = await self._desk.write(work)
+        for dataset_id in dataset_ids:
             await asyncio.to_thread(self._desk.store.delete_prefix, f"datasets/{dataset_id}")
+        for digest in originals:
+            await asyncio.to_thread(self._desk.store.delete, original_key(digest))
 
     async def export_file(self, project_id: str, target: Path) -> Path:
         """Writes a project into one self-describing .zip file.

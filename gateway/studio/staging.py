@@ -37,12 +37,18 @@ class Staged:
         project_id: Project that it goes to.
         class_id: Class that all its wafers go to, or "".
         files: Its files, by the names that people gave them.
+        folder: Where they lie.
     """
 
     import_id: str
     project_id: str
     class_id: str
     files: tuple[UploadFile, ...]
+    folder: Path
+
+    def path(self, position: int) -> Path:
+        """Returns where a file lies."""
+        return _path(self.folder, position)
 
 
 class Staging:
@@ -69,7 +75,7 @@ class Staging:
             with disk_errors("the upload"):
                 folder.mkdir(parents=True)
                 for index, file in enumerate(files):
-                    _copy(file.source, folder / f"{index:06d}")
+                    _copy(file.source, _path(folder, index))
                 # Written last: without it, the upload does not exist.
                 (folder / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
         except BaseException:
@@ -88,8 +94,8 @@ class Staging:
             manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         except OSError:
             raise NotFoundError("upload", import_id[:80], reason="IMPORT_NOT_FOUND") from None
-        files = tuple(UploadFile(name, folder / f"{index:06d}") for index, name in enumerate(manifest["names"]))
-        return Staged(import_id, manifest["project_id"], manifest["class_id"], files)
+        files = tuple(UploadFile(name, _path(folder, index)) for index, name in enumerate(manifest["names"]))
+        return Staged(import_id, manifest["project_id"], manifest["class_id"], files, folder)
 
     def remove(self, import_id: str) -> None:
         """Removes a staged upload; nothing happens when there is none."""
@@ -110,10 +116,19 @@ class Staging:
         return self._folder / import_id
 
 
+def original_key(sha256: str) -> str:
+    """Returns the place of an original file in the store."""
+    return f"originals/{sha256[:2]}/{sha256}"
+
+
 def file_sha256(path: Path) -> str:
     """Returns the content address of a file, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _path(folder: Path, position: int) -> Path:
+    return folder / f"{position:06d}"
 
 
 def _copy(source: Path | bytes, target: Path) -> None:

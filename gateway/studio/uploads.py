@@ -15,9 +15,10 @@ from gateway.catalogue.names import name_key
 from gateway.catalogue.patterns import guess_pattern
 from gateway.catalogue.wafer_rows import NewWafer
 from gateway.studio.desk import Desk
+from gateway.studio.disk import disk_errors
 from gateway.studio.intake import Intake, ReadWafer, check_limits, read_files
 from gateway.studio.people import current_person
-from gateway.studio.staging import Staged, Staging, file_sha256
+from gateway.studio.staging import Staged, Staging, file_sha256, original_key
 from gateway.values import (
     Assignment,
     ExampleMap,
@@ -106,46 +107,48 @@ class UploadsRoom:
         if done is not None:
             return done
         try:
-            staged = await asyncio.to_thread(self._staging.get, import_id)
-            intake = await asyncio.to_thread(read_files, staged.files, self._desk.settings)
+            return await self._add(import_id, class_id, dict(assignments or {}), keep_duplicates)
         except NotFoundError:
-            # Another commit may have been quicker by a moment.
+            # The files may be gone because another commit was quicker by a moment.
             done = await self._done(import_id)
             if done is None:
                 raise
             return done
-        # The originals go first: should this process die now, unused files lie in the store and nothing else.
-        originals = await asyncio.to_thread(self._keep_originals, staged, intake)
-        plan = _Plan(staged, intake, originals, class_id or staged.class_id, dict(assignments or {}), keep_duplicates)
-        person = current_person()
-        result = await self._desk.write(lambda connection: _commit(connection, plan, person))
-        await asyncio.to_thread(self._staging.remove, import_id)
-        return result
 
     async def discard(self, import_id: str) -> None:
         """Forgets an upload; nothing happens when it is gone already."""
         await asyncio.to_thread(self._staging.remove, import_id)
+
+    async def _add(
+        self, import_id: str, class_id: str, assignments: dict[str, Assignment], keep_duplicates: bool
+    ) -> ImportDone:
+        staged = await asyncio.to_thread(self._staging.get, import_id)
+        intake = await asyncio.to_thread(read_files, staged.files, self._desk.settings)
+        # The originals go first: should this process die now, unused files lie in the store and nothing else.
+        originals = await asyncio.to_thread(self._originals, staged, intake)
+        await asyncio.to_thread(self._keep, staged, originals)
+        plan = _Plan(staged, intake, originals, class_id or staged.class_id, assignments, keep_duplicates)
+        person = current_person()
+        result = await self._desk.write(lambda connection: _commit(connection, plan, person))
+        # Once more, should the last project that used one of them have been purged just before.
+        await asyncio.to_thread(self._keep, staged, originals)
+        await asyncio.to_thread(self._staging.remove, import_id)
+        return result
 
     async def _done(self, import_id: str) -> ImportDone | None:
         """Returns what adding the upload did, or None."""
         done = await self._desk.read(lambda connection: imports.result(connection, import_id))
         return None if done is None else _DONE.validate_python(done)
 
-    def _keep_originals(self, staged: Staged, intake: Intake) -> dict[int, str]:
-        """Puts the files that hold wafers into the store by content; returns their addresses by position."""
-        addresses: dict[int, str] = {}
-        for position in sorted({wafer.file for wafer in intake.wafers}):
-            source = staged.files[position].source
-            if isinstance(source, bytes):
-                raise TypeError("Expected a staged file. Received: bytes.")
-            addresses[position] = digest = file_sha256(source)
-            self._desk.store.put_if_absent(original_key(digest), source)
-        return addresses
+    def _originals(self, staged: Staged, intake: Intake) -> dict[int, str]:
+        """Returns the content addresses of the files that hold wafers, by position."""
+        with disk_errors("the upload"):
+            return {each: file_sha256(staged.path(each)) for each in {wafer.file for wafer in intake.wafers}}
 
-
-def original_key(sha256: str) -> str:
-    """Returns the place of an original file in the store."""
-    return f"originals/{sha256[:2]}/{sha256}"
+    def _keep(self, staged: Staged, originals: dict[int, str]) -> None:
+        """Puts files into the store by content, unless they are there."""
+        for position, digest in originals.items():
+            self._desk.store.put_if_absent(original_key(digest), staged.path(position))
 
 
 @dataclass(frozen=True, slots=True)

@@ -269,3 +269,21 @@ async def test_a_full_disk_is_said_and_nothing_is_left(
     assert not list(settings.home.glob("imports/*"))
     with pytest.raises(NotFoundError):
         await studio.uploads.stage(project_id, [UploadFile("gone.csv", settings.home / "gone.csv")])
+
+
+async def test_purging_a_project_removes_the_originals_that_no_other_needs(
+    studio: Studio, settings: GatewaySettings
+) -> None:
+    def kept() -> int:
+        return len([file for file in (settings.home / "store" / "originals").rglob("*") if file.is_file()])
+
+    ids = [(await studio.projects.create(name, classes=["Center"])).project_id for name in "AB"]
+    for project_id, seeds in zip(ids, ((1, 2), (1,)), strict=True):
+        for seed in seeds:
+            preview = await studio.uploads.stage(project_id, _files(seed))
+            await studio.uploads.commit(preview.import_id)
+    assert kept() == 2
+    for project_id, left in zip(ids, (1, 0), strict=True):
+        await studio.projects.trash(project_id)
+        await studio.projects.purge(project_id)
+        assert kept() == left

@@ -185,6 +185,7 @@ def upgrade() -> None:
     op.create_index("wafers_of_class", "wafers", ["class_id", "number"], sqlite_where=_LIVE, postgresql_where=_LIVE)
     op.create_index("wafers_of_project", "wafers", ["project_id", "number"], sqlite_where=_LIVE, postgresql_where=_LIVE)
     op.create_index("wafers_by_content", "wafers", ["project_id", "sha256"])
+    op.create_index("wafers_by_original", "wafers", ["source_sha256"])
     op.create_index("wafers_by_change", "wafers", ["added_change"])
     op.create_index("wafers_by_deletion", "wafers", ["deleted_change"])
     op.create_index("datasets_by_fingerprint", "datasets", ["project_id", "fingerprint"], unique=True)
