@@ -150,7 +150,7 @@ def class_f1(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     """
     found = np.diagonal(confusion, axis1=-2, axis2=-1)
     both = confusion.sum(axis=-1) + confusion.sum(axis=-2)
-    return np.divide(2.0 * found, both, out=np.zeros(found.shape), where=both > 0)
+    return np.asarray(np.divide(2.0 * found, both, out=np.zeros(found.shape), where=both > 0))
 
 
 def macro_f1(confusion: NDArray[np.int64]) -> float:

@@ -24,7 +24,9 @@ def orient(planes: NDArray[np.float32], orientation: int) -> NDArray[np.float32]
     return x
 
 
-def augment(planes: NDArray[np.float32], strength: float, random: np.random.Generator) -> NDArray[np.float32]:
+def augment(
+    planes: NDArray[np.float32], strength: float, random: np.random.Generator, turn: bool = True
+) -> NDArray[np.float32]:
     """Returns a varied copy of a batch.
 
     Orientation: never a shift, because the distance from the edge tells edge classes apart. Die noise, on half of the
@@ -34,14 +36,16 @@ def augment(planes: NDArray[np.float32], strength: float, random: np.random.Gene
         planes: float32 (N, size, size, 2), shares of valid and failed dies.
         strength: 0 none to 1 full: the share of wafers that are turned, and the scale of the noise.
         random: source of everything random.
+        turn: whether to turn and mirror as well.
     """
     result = planes.astype(np.float32)
     count = len(result)
-    turned = random.random(count) < strength
-    orientations = np.where(turned, random.integers(0, 8, count), 0)
-    for orientation in range(1, 8):
-        chosen = np.flatnonzero(orientations == orientation)
-        result[chosen] = orient(result[chosen], orientation)
+    if turn:
+        turned = random.random(count) < strength
+        orientations = np.where(turned, random.integers(0, 8, count), 0)
+        for orientation in range(1, 8):
+            chosen = np.flatnonzero(orientations == orientation)
+            result[chosen] = orient(result[chosen], orientation)
     noisy = np.flatnonzero(random.random(count) < 0.5 * strength)
     if len(noisy):
         result[noisy, ..., 1] = _with_noise(result[noisy], strength, random)

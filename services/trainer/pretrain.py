@@ -35,12 +35,11 @@ from services.common.splitting import Split, split_by_lot
 from services.common.wafer_set import WaferSet, read_wafer_set
 from services.trainer.augmentation import augment
 from services.trainer.backbones import BACKBONES, WEIGHTS_FOLDER, Backbone, save_weights
-from services.trainer.network import embedding_of
+from services.trainer.network import LOGIT_SCALE, embedding_of
 
 PATTERNS = ("Center", "Donut", "Edge-Loc", "Edge-Ring", "Loc", "Near-full", "Random", "Scratch")
 """Patterns of the multi-label head."""
-LOGIT_SCALE = 12.0
-"""Factor between the cosine-like product with the unit embedding and the logit."""
+
 _CHECKPOINT_STEPS = 200
 _SMOOTHING = 0.02
 _WARMUP_STEPS = 100

@@ -1,0 +1,130 @@
+"""What the tune wafers decide after teaching: temperature, when an answer is accepted, when a wafer is unknown.
+
+All of it is chosen on the tune wafers alone and fixed before a test wafer is looked at.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.trainer.head import Array, log_softmax, mean_loss
+from services.trainer.network import NEIGHBOURS, Calibration, Head
+
+ACCEPTED_ERROR = 0.01
+"""Largest share of accepted answers that may be wrong."""
+KNOWN_SHARE = 0.99
+"""Share of wafers of known classes that must not be called unknown."""
+BANK_WAFERS = 1000
+"""Most taught wafers that a new one is compared with."""
+
+# A threshold that meets 1 % on known lots gives 1.2-2 % on new ones: lots differ.
+_LOT_MARGIN = 0.6
+# With fewer tune wafers the rule above says nothing; then an answer must at least be this sure.
+_LEAST_SURE = 0.9
+_TEMPERATURES = np.geomspace(0.25, 8.0, 101)
+
+
+def calibrate(head: Head, bank: Array, tune: Array, labels: NDArray[np.int64]) -> Calibration:
+    """Returns temperature, scales and thresholds.
+
+    Args:
+        head: taught classifier.
+        bank: (K, D) embeddings of taught wafers; see `bank_rows`.
+        tune: (N, D) embeddings of the tune wafers, N >= 1.
+        labels: (N,) their classes.
+    """
+    logits = head.logits(tune)
+    temperature = best_temperature(logits, labels)
+    probabilities = np.exp(log_softmax(logits / np.float32(temperature)))
+    distance = neighbour_distance(tune, bank)
+    doubt = 1.0 - probabilities.max(axis=1)
+    distance_scale, doubt_scale = max(float(distance.mean()), 1e-3), max(float(doubt.mean()), 1e-2)
+    raw = distance / distance_scale + doubt / doubt_scale
+    threshold = upper_quantile(raw, KNOWN_SHARE)
+    known = raw <= threshold
+    accept = accept_threshold(probabilities[known].max(axis=1), probabilities[known].argmax(axis=1) == labels[known])
+    return Calibration(temperature, accept, distance_scale, doubt_scale, threshold, bank)
+
+
+def best_temperature(logits: Array, labels: NDArray[np.int64]) -> float:
+    """Returns the divisor of the logits with the least cross entropy (Guo et al., ICML 2017).
+
+    With few wafers, all of them right, the best would be 0: two wafers are added that know nothing (the logarithm of
+    a certain answer is worth as much as it costs there), which vanishes among many.
+    """
+    classes = logits.shape[1]
+    losses = []
+    for temperature in _TEMPERATURES:
+        scaled = logits / np.float32(temperature)
+        ignorance = -float(log_softmax(scaled).mean(axis=1).mean()) - math.log(classes)
+        losses.append(mean_loss(scaled, labels) * len(labels) + 0.5 * ignorance)
+    return float(_TEMPERATURES[int(np.argmin(losses))])
+
+
+def accept_threshold(confidence: Array, right: NDArray[np.bool_]) -> float:
+    """Returns the least highest probability from which on answers are accepted.
+
+    The lowest one at which (wrong + 1) / (accepted + 1), a share that counts one error more than was seen, stays below
+    ACCEPTED_ERROR with a margin for new lots. Fewer tune wafers than that can show: surer than every wrong answer, and
+    at least 0.9.
+
+    Args:
+        confidence: (N,) highest probability of each tune wafer.
+        right: (N,) whether the class is right.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    wrong = np.cumsum(~right[order])
+    accepted = np.arange(1, len(order) + 1)
+    good = np.flatnonzero((wrong + 1) / (accepted + 1) <= ACCEPTED_ERROR * _LOT_MARGIN)
+    if len(good):
+        return float(np.clip(confidence[order[good[-1]]], 0.0, 1.0))
+    worst = float(confidence[~right].max()) if (~right).any() else 0.0
+    return float(min(max(_LEAST_SURE, np.nextafter(np.float32(worst), np.float32(2.0))), 1.0))
+
+
+def upper_quantile(values: Array, share: float) -> float:
+    """Returns a threshold that a further value exceeds with a chance of at most 1 - share.
+
+    The ceil((N + 1) share)-th smallest value (Vovk et al., split conformal prediction); with fewer values than that
+    needs, the largest and a fifth of the spread to the median more.
+    """
+    ordered = np.sort(values)
+    rank = math.ceil((len(ordered) + 1) * share)
+    if rank <= len(ordered):
+        return float(ordered[rank - 1])
+    return float(ordered[-1] + 0.2 * (ordered[-1] - np.median(ordered)) + 1e-3)
+
+
+def neighbour_distance(embeddings: Array, bank: Array) -> Array:
+    """Returns the mean cosine distance (N,) of embeddings to their nearest taught wafers; as in the graph."""
+    count = min(NEIGHBOURS, len(bank))
+    parts = []
+    for start in range(0, len(embeddings), 2048):
+        similarities = embeddings[start : start + 2048] @ bank.T
+        nearest = np.partition(similarities, len(bank) - count, axis=1)[:, len(bank) - count :]
+        parts.append(np.maximum(1.0 - nearest.mean(axis=1), 0.0))
+    return np.concatenate(parts)
+
+
+def bank_rows(labels: NDArray[np.int64], generated: NDArray[np.bool_], classes: int, seed: int) -> NDArray[np.int64]:
+    """Returns training wafers to compare new ones with: real ones first, as many of each class as there are places.
+
+    Args:
+        labels: (N,) classes of the training wafers.
+        generated: (N,) whether each was generated.
+        classes: number of classes.
+        seed: seed of the choice.
+    """
+    shuffled = np.random.default_rng([seed, 5]).permutation(len(labels))
+    shuffled = shuffled[np.argsort(generated[shuffled], kind="stable")]
+    queues = [shuffled[labels[shuffled] == each] for each in range(classes)]
+    counts = np.zeros(classes, np.int64)
+    # Small classes are taken whole; the others share what they leave.
+    places = min(BANK_WAFERS, len(labels))
+    for each in sorted(range(classes), key=lambda each: len(queues[each])):
+        left = int((counts == 0).sum())
+        counts[each] = min(len(queues[each]), (places - int(counts.sum())) // max(left, 1))
+    return np.sort(np.concatenate([queue[:count] for queue, count in zip(queues, counts, strict=True)]))

@@ -1,0 +1,261 @@
+"""What a training is asked to do and what came of it. No protocol buffers, no TensorFlow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from services.common.dataset import DatasetManifest, Split
+from services.common.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
+from services.common.evaluation import Evaluation
+
+JOB_KIND = "training"
+"""Kind of the trainer's jobs in the job store."""
+EPOCH_KIND = "epoch"
+"""Kind of the event at the end of an epoch; its data are those of `EpochReport`."""
+STAGE_KIND = "stage"
+"""Kind of the event at the beginning of a step of the work."""
+WARNING_KIND = "warning"
+"""Kind of the event that tells what a person should know about the data or the result."""
+
+MIN_CLASSES = 2
+"""Fewest classes that can be told apart."""
+MIN_CLASS_WAFERS = 5
+"""Fewest wafers of a class, all sides of the split together."""
+MODEL_SIZES = ("fast", "balanced", "best")
+"""Sizes of pretrained models, in the order of the protocol's enum."""
+MAX_EPOCHS = 1000
+MAX_BATCH_SIZE = 4096
+MAX_SEED = 2**32 - 1
+
+_CONFIG = "training_job.config"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """Settings of a teaching, with their defaults.
+
+    Attributes:
+        epochs: passes over the training wafers.
+        batch_size: wafers a step.
+        learning_rate: step size of the optimiser.
+        model_size: one of MODEL_SIZES.
+        backbone: name of the pretrained network; "" takes the one of the model size.
+        augmentation: strength of turning, mirroring and die noise, 0 to 1.
+        use_generated_wafers: whether generated wafers enter training.
+        seed: seed of everything random.
+        fine_tune: whether the network's own weights are taught too once there are wafers enough.
+        early_stopping_epochs: epochs without a better tune score after which teaching stops; 0 never.
+    """
+
+    epochs: int = 50
+    batch_size: int = 16
+    learning_rate: float = 0.001
+    model_size: str = "fast"
+    backbone: str = ""
+    augmentation: float = 1.0
+    use_generated_wafers: bool = True
+    seed: int = 0
+    fine_tune: bool = True
+    early_stopping_epochs: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSpec:
+    """A teaching to do.
+
+    Attributes:
+        dataset_id: data set version to teach from.
+        generated: data set versions with wafers generated from it.
+        config: how to teach.
+    """
+
+    dataset_id: str
+    generated: tuple[str, ...] = ()
+    config: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns JSON values that `from_json` reads."""
+        return {"dataset_id": self.dataset_id, "generated": list(self.generated), "config": asdict(self.config)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TrainingSpec:
+        """Reads what `to_json` made."""
+        return cls(data["dataset_id"], tuple(data["generated"]), TrainingConfig(**data["config"]))
+
+
+@dataclass(frozen=True, slots=True)
+class EpochReport:
+    """How an epoch ended.
+
+    Attributes:
+        epoch: number of the epoch, from 1.
+        epochs: epochs asked for.
+        loss: mean loss on the training wafers.
+        accuracy: share of training wafers right.
+        tune_loss: mean loss on the tune wafers.
+        tune_accuracy: share of tune wafers right.
+        tune_macro_f1: macro-F1 on the tune wafers.
+        seconds: wall time of the epoch.
+        best: whether it is the best so far.
+    """
+
+    epoch: int
+    epochs: int
+    loss: float
+    accuracy: float
+    tune_loss: float
+    tune_accuracy: float
+    tune_macro_f1: float
+    seconds: float
+    best: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOutcome:
+    """What a teaching came to.
+
+    Attributes:
+        best_epoch: epoch whose weights are the model's, from 1.
+        epochs: epochs that ran.
+        tune: scores on the tune wafers.
+        test: scores on the locked test wafers; None when the data set has none.
+        class_names: id and display name of each class.
+        model_bytes: size of the ONNX file.
+        parity_max_difference: largest difference between an ONNX and a Keras probability.
+        parity_wafers: wafers compared.
+        backbone: network that was taught.
+        training_wafers: wafers trained on, generated ones included.
+        seconds: wall time of the attempt.
+        peak_memory_bytes: peak resident memory of the attempt.
+        warnings: what a person should know about the data or the result.
+    """
+
+    best_epoch: int
+    epochs: int
+    tune: Evaluation
+    test: Evaluation | None
+    class_names: tuple[tuple[str, str], ...]
+    model_bytes: int
+    parity_max_difference: float
+    parity_wafers: int
+    backbone: str
+    training_wafers: int
+    seconds: float
+    peak_memory_bytes: int
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the outcome as JSON values whose names are those of the protocol's `TrainingResult`."""
+        data = asdict(self)
+        names = data.pop("class_names")
+        for side in ("tune", "test"):
+            if data[side] is None:
+                del data[side]
+            else:
+                data[side] = _evaluation_to_json(data[side], names)
+        return data
+
+
+def check_spec(spec: TrainingSpec) -> None:
+    """Checks the values of a request alone.
+
+    Raises:
+        InvalidArgumentError: with a violation for each value out of range.
+    """
+    config = spec.config
+    wrong = [
+        _violation(name, expected, getattr(config, name))
+        for name, good, expected in (
+            ("epochs", 1 <= config.epochs <= MAX_EPOCHS, f"1 to {MAX_EPOCHS}"),
+            ("batch_size", 1 <= config.batch_size <= MAX_BATCH_SIZE, f"1 to {MAX_BATCH_SIZE}"),
+            # Written so that NaN is out of range, too.
+            ("learning_rate", 0 < config.learning_rate <= 1, "a number over 0, at most 1"),
+            ("model_size", config.model_size in MODEL_SIZES, f"one of {', '.join(MODEL_SIZES)}"),
+            ("augmentation", 0 <= config.augmentation <= 1, "0 to 1"),
+            ("seed", 0 <= config.seed <= MAX_SEED, f"0 to {MAX_SEED}"),
+            ("early_stopping_epochs", config.early_stopping_epochs >= 0, "0 or more"),
+        )
+        if not good
+    ]
+    if len(set(spec.generated)) != len(spec.generated):
+        text = "Expected each data set version once."
+        wrong.append(FieldViolation("training_job.generated_dataset_versions", text))
+    if wrong:
+        text = " ".join(f"{each.field}: {each.description}" for each in wrong)
+        raise InvalidArgumentError(f"The settings are wrong. {text}", violations=wrong)
+
+
+def check_dataset(manifest: DatasetManifest) -> None:
+    """Checks that a data set version can teach.
+
+    Raises:
+        FailedPreconditionError: it has fewer than two classes, or a class has too few wafers or none to train on.
+    """
+    if len(manifest.classes) < MIN_CLASSES:
+        raise FailedPreconditionError(
+            f"Expected at least {MIN_CLASSES} classes to tell apart. Received: {len(manifest.classes)}. Add a class.",
+            subject=manifest.name,
+            reason="TOO_FEW_CLASSES",
+        )
+    for each in manifest.classes:
+        counts = manifest.counts[each.class_id]
+        if sum(counts.values()) < MIN_CLASS_WAFERS or not counts[Split.TRAIN]:
+            raise FailedPreconditionError(
+                f"Expected at least {MIN_CLASS_WAFERS} wafers of class {each.display_name!r}, one for training. "
+                f"Received: {sum(counts.values())}, {counts[Split.TRAIN]} for training. "
+                "Add wafers to the class, or remove it.",
+                subject=each.class_id,
+                reason="TOO_FEW_WAFERS",
+                metadata={"class_id": each.class_id, "wafers": str(sum(counts.values()))},
+            )
+
+
+def check_generated(manifest: DatasetManifest, generated: DatasetManifest) -> None:
+    """Checks that a data set version with generated wafers fits the one that it was made from.
+
+    Raises:
+        FailedPreconditionError: it was made from another data set version, or has a class of its own.
+    """
+    if generated.parent != manifest.dataset_id:
+        raise FailedPreconditionError(
+            f"Expected wafers generated from {manifest.name}. Received: {generated.name}, which was generated from "
+            f"{generated.parent or 'none'}. Generate them again from this data set version.",
+            subject=generated.name,
+            reason="OTHER_PARENT",
+        )
+    unknown = {each.class_id for each in generated.classes} - {each.class_id for each in manifest.classes}
+    if unknown:
+        raise FailedPreconditionError(
+            f"Expected only classes of {manifest.name}. Received: {', '.join(sorted(unknown))} in {generated.name}.",
+            subject=generated.name,
+            reason="OTHER_CLASSES",
+        )
+
+
+def _violation(name: str, expected: str, received: object) -> FieldViolation:
+    shown = f"{received:g}" if isinstance(received, float) and math.isfinite(received) else f"{received}"
+    return FieldViolation(f"{_CONFIG}.{name}", f"Expected {expected}. Received: {shown}.")
+
+
+def _evaluation_to_json(data: dict[str, Any], names: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    def interval(values: Any) -> dict[str, float]:
+        return {"low": values[0], "high": values[1]}
+
+    classes = [
+        {
+            **score,
+            "recall_interval": interval(score["recall_interval"]),
+            "class_id": class_id,
+            "display_name": display_name,
+        }
+        for score, (class_id, display_name) in zip(data["classes"], names, strict=True)
+    ]
+    return {
+        **data,
+        "macro_f1_interval": interval(data["macro_f1_interval"]),
+        "classes": classes,
+        "confusion": [count for row in data["confusion"] for count in row],
+    }

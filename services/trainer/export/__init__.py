@@ -1,0 +1,1 @@
+"""Files that serve a taught model elsewhere."""

@@ -1,0 +1,202 @@
+"""ONNX: one graph from the die grid to the answer, and the proof that it answers as the taught model does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import onnx
+import onnxruntime
+import tensorflow as tf
+import tf2onnx
+from numpy.typing import NDArray
+
+from services.common.errors import InternalError
+from services.common.preprocessing import pad_grids
+
+OPSET = 17
+"""The newest operator set that tf2onnx writes without gaps; every onnxruntime since 1.12 reads it."""
+OUTPUTS = ("probabilities", "novelty", "embedding", "heat")
+"""Outputs of the graph, by name."""
+PARITY_TOLERANCE = 1e-4
+"""Largest difference allowed between an ONNX and a Keras probability."""
+PARITY_BATCHES = (1, 5, 97)
+"""Batch sizes at which the answers are compared."""
+
+_BATCH_PLACES = 400_000
+_MAX_BATCH = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How well two models agree.
+
+    Attributes:
+        wafers: wafers compared.
+        max_difference: largest difference of a probability.
+    """
+
+    wafers: int
+    max_difference: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Answers of a model on wafers, in their order.
+
+    Attributes:
+        probabilities: float32 (N, classes).
+        novelty: float32 (N,).
+    """
+
+    probabilities: NDArray[np.float32]
+    novelty: NDArray[np.float32]
+
+
+def export_onnx(model: keras.Model, path: Path) -> None:
+    """Writes the model as ONNX and checks the file.
+
+    Args:
+        model: from dies uint8 (N, rows, columns) to a dictionary of OUTPUTS; see `network.taught_model`.
+        path: file to write.
+    """
+
+    def answer(dies: Any) -> dict[str, Any]:
+        outputs = model(dies, training=False)
+        return {name: tf.identity(outputs[name], name=name) for name in OUTPUTS}
+
+    signature = [tf.TensorSpec((None, None, None), tf.uint8, name="dies")]
+    graph, _ = tf2onnx.convert.from_function(tf.function(answer), input_signature=signature, opset=OPSET)
+    _name_deterministically(graph, model.output["heat"].shape[2:])
+    onnx.checker.check_model(graph, full_check=True)
+    onnx.save(graph, str(path))
+
+
+def open_session(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
+    """Opens an ONNX file on the CPU.
+
+    Args:
+        path: the file.
+        threads: threads of one call; 0 takes all cores.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def answers_of(session: onnxruntime.InferenceSession, grids: Sequence[NDArray[np.uint8]], check: Any = None) -> Answers:
+    """Returns the answers on wafers of any sizes.
+
+    Args:
+        session: the model.
+        grids: uint8 (rows, columns) each.
+        check: called before each batch; may raise to stop.
+    """
+    classes = session.get_outputs()[0].shape[1]
+    probabilities = np.zeros((len(grids), classes), np.float32)
+    novelty = np.zeros(len(grids), np.float32)
+    for rows in batches_by_size(grids):
+        check()
+        dies = pad_grids([grids[row] for row in rows])
+        probabilities[rows], novelty[rows] = session.run(["probabilities", "novelty"], {"dies": dies})
+    return Answers(probabilities, novelty)
+
+
+def batches_by_size(grids: Sequence[NDArray[np.uint8]]) -> Iterator[list[int]]:
+    """Yields the positions of wafers in batches of similar size, so that little is padded."""
+    batch: list[int] = []
+    for row in sorted(range(len(grids)), key=lambda row: grids[row].size):
+        if batch and (len(batch) >= _MAX_BATCH or (len(batch) + 1) * grids[row].size > _BATCH_PLACES):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def prove_parity(
+    model: keras.Model,
+    session: onnxruntime.InferenceSession,
+    grids: Sequence[NDArray[np.uint8]],
+    known: Answers,
+    check: Callable[[], None],
+) -> Parity:
+    """Compares ONNX and Keras on all wafers and, in mixed sizes, at each of PARITY_BATCHES.
+
+    Args:
+        model: the taught model.
+        session: its ONNX file.
+        grids: wafers to compare on, at least one.
+        known: answers of the ONNX file on these wafers.
+        check: called before each batch; may raise to stop.
+
+    Raises:
+        InternalError: a probability differs by more than PARITY_TOLERANCE, or a top class differs.
+    """
+    worst = 0.0
+    probabilities_of = _probabilities_of(model)
+    for rows in batches_by_size(grids):
+        check()
+        expected = probabilities_of(pad_grids([grids[row] for row in rows]))
+        worst = max(worst, _compare(expected, known.probabilities[rows]))
+    mixed = list(np.random.default_rng(0).permutation(len(grids)))
+    for size in PARITY_BATCHES:
+        some = [grids[row] for row in (mixed * (1 + size // len(mixed)))[:size]]
+        expected = probabilities_of(pad_grids(some))
+        (found,) = session.run(["probabilities"], {"dies": pad_grids(some)})
+        worst = max(worst, _compare(expected, found))
+    return Parity(len(grids), worst)
+
+
+def _probabilities_of(model: keras.Model) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    signature = [tf.TensorSpec((None, None, None), tf.uint8)]
+    function = tf.function(lambda dies: model(dies, training=False)["probabilities"], input_signature=signature)
+    return lambda dies: np.asarray(function(tf.constant(dies)))
+
+
+def _compare(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    difference = float(np.abs(expected - found).max())
+    # Written so that NaN fails, too. A tie that rounding decides is no other answer.
+    top = found[np.arange(len(found)), expected.argmax(axis=1)]
+    if not difference <= PARITY_TOLERANCE or (found.max(axis=1) - top > 1e-6).any():
+        raise InternalError(
+            f"Expected the ONNX file to answer as the taught model. Received: probabilities up to {difference:.2g} "
+            "apart, or another class. The model was not published; report this with the job's log."
+        )
+    return difference
+
+
+def _name_deterministically(model: onnx.ModelProto, heat_shape: Sequence[int]) -> None:
+    """Renames nodes, tensors and unknown dimensions, so that the same weights give the same bytes."""
+    graph = model.graph
+    outputs = sorted(graph.output, key=lambda each: OUTPUTS.index(each.name))
+    del graph.output[:]
+    graph.output.extend(outputs)
+    kept = {each.name for each in (*graph.input, *graph.output)}
+    names: dict[str, str] = {name: name for name in kept}
+
+    def renamed(name: str) -> str:
+        return names.setdefault(name, f"t{len(names)}") if name else ""
+
+    for index, node in enumerate(graph.node):
+        node.name = f"n{index}"
+        node.input[:] = [renamed(name) for name in node.input]
+        node.output[:] = [renamed(name) for name in node.output]
+    for tensor in graph.initializer:
+        tensor.name = renamed(tensor.name)
+    initializers = sorted(graph.initializer, key=lambda tensor: int(tensor.name[1:]))
+    del graph.initializer[:], graph.value_info[:]
+    graph.initializer.extend(initializers)
+    graph.name, graph.doc_string, model.doc_string = "teachwafer", "", ""
+    for value in (*graph.input, *graph.output):
+        dimensions = value.type.tensor_type.shape.dim
+        free = ("batch", "rows", "columns") if value.name == "dies" else ("batch",)
+        for name, dimension in zip(free, dimensions, strict=False):
+            dimension.dim_param = name
+        if value.name == "heat":
+            dimensions[2].dim_value, dimensions[3].dim_value = heat_shape
