@@ -12,7 +12,15 @@ from teachwafer.trainer.v1 import trainer_pb2
 from services.common.errors import InvalidArgumentError
 from services.common.jobs import Job, JobEvent, JobState
 from services.common.resource_names import DatasetVersionName, TrainingJobName
-from services.trainer.domain import EPOCH_KIND, MODEL_SIZES, STAGE_KIND, EpochReport, TrainingConfig, TrainingSpec
+from services.trainer.domain import (
+    EPOCH_KIND,
+    MODEL_SIZES,
+    STAGE_KIND,
+    WARNING_KIND,
+    EpochReport,
+    TrainingConfig,
+    TrainingSpec,
+)
 
 VALIDATED_ID = "validate-only"
 """Id in the name of a job that was only checked."""
@@ -108,9 +116,11 @@ def event_to_proto(event: JobEvent) -> trainer_pb2.TrainingEvent:
     elif event.kind == STAGE_KIND:
         message.stage_started.CopyFrom(
             trainer_pb2.TrainingEvent.StageStarted(
-                stage=data["stage"], progress=data["share"], device=data.get("device_name") or ""
+                stage=data["stage"], progress=data["share"], device=data["device_name"]
             )
         )
+    elif event.kind == WARNING_KIND:
+        message.warning.message = data["message"]
     return message
 
 

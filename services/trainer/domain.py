@@ -10,6 +10,7 @@ from typing import Any
 from services.common.dataset import DatasetManifest, Split
 from services.common.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
 from services.common.evaluation import Evaluation
+from services.trainer.backbones import BACKBONES
 
 JOB_KIND = "training"
 """Kind of the trainer's jobs in the job store."""
@@ -175,6 +176,7 @@ def check_spec(spec: TrainingSpec) -> None:
             ("learning_rate", 0 < config.learning_rate <= 1, "a number over 0, at most 1"),
             ("model_size", config.model_size in MODEL_SIZES, f"one of {', '.join(MODEL_SIZES)}"),
             ("augmentation", 0 <= config.augmentation <= 1, "0 to 1"),
+            ("backbone", config.backbone in ("", *BACKBONES), f"one of {', '.join(BACKBONES)}"),
             ("seed", 0 <= config.seed <= MAX_SEED, f"0 to {MAX_SEED}"),
             ("early_stopping_epochs", config.early_stopping_epochs >= 0, "0 or more"),
         )
@@ -236,7 +238,7 @@ def check_generated(manifest: DatasetManifest, generated: DatasetManifest) -> No
 
 
 def _violation(name: str, expected: str, received: object) -> FieldViolation:
-    shown = f"{received:g}" if isinstance(received, float) and math.isfinite(received) else f"{received}"
+    shown = f"{received:g}" if isinstance(received, float) and math.isfinite(received) else f"{received}"[:100]
     return FieldViolation(f"{_CONFIG}.{name}", f"Expected {expected}. Received: {shown}.")
 
 

@@ -34,8 +34,9 @@ from services.common.preprocessing import planes_of
 from services.common.splitting import Split, split_by_lot
 from services.common.wafer_set import WaferSet, read_wafer_set
 from services.trainer.augmentation import augment
-from services.trainer.backbones import BACKBONES, WEIGHTS_FOLDER, Backbone, save_weights
+from services.trainer.backbones import BACKBONES, WEIGHTS_FOLDER, Backbone
 from services.trainer.network import LOGIT_SCALE, embedding_of
+from services.trainer.trunks import build_trunk, save_weights
 
 PATTERNS = ("Center", "Donut", "Edge-Loc", "Edge-Ring", "Loc", "Near-full", "Random", "Scratch")
 """Patterns of the multi-label head."""
@@ -183,7 +184,7 @@ def pretrain(backbone: Backbone, tasks: Sequence[Task], recipe: Recipe, work: Pa
         work: folder of the checkpoint; what is there is continued.
     """
     keras.utils.set_random_seed(recipe.seed)
-    trunk = backbone.trunk()
+    trunk = build_trunk(backbone)
     embedding = embedding_of(trunk.outputs)
     heads = [keras.layers.Dense(task.targets.shape[1], name=f"head_{task.name}")(embedding) for task in tasks]
     model = keras.Model(trunk.inputs, heads)

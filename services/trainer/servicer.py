@@ -21,6 +21,7 @@ from services.common.resource_names import TrainingJobName
 from services.common.server import GrpcServer
 from services.common.store import BlobStore
 from services.trainer import converters
+from services.trainer.backbones import BACKBONES, BackboneLibrary
 from services.trainer.domain import TrainingSpec, check_dataset, check_generated, check_spec
 from services.trainer.publishing import publish
 
@@ -139,9 +140,6 @@ def add_to(server: GrpcServer, servicer: TrainerServicer) -> None:
 
 
 def _list_backbones(mobilenet_v2_weights: Path | None) -> list[trainer_pb2.Backbone]:
-    # TensorFlow takes seconds to import, and only this call needs it.
-    from services.trainer.backbones import BACKBONES, BackboneLibrary, mflops, parameters
-
     library = BackboneLibrary(mobilenet_v2_weights=mobilenet_v2_weights)
     messages = []
     for backbone in BACKBONES.values():
@@ -155,8 +153,8 @@ def _list_backbones(mobilenet_v2_weights: Path | None) -> list[trainer_pb2.Backb
                 backbone_id=backbone.backbone_id,
                 display_name=backbone.display_name,
                 model_size=converters.model_size(backbone.model_size),
-                parameters=parameters(backbone),
-                mflops=mflops(backbone),
+                parameters=backbone.parameters,
+                mflops=backbone.mflops,
                 available=not reason,
                 unavailable_reason=reason,
             )

@@ -36,6 +36,7 @@ from services.trainer.network import Calibration, embedding_model, taught_model
 from services.trainer.publishing import MODEL_FILE, write_candidate
 from services.trainer.teaching_set import Side, TeachingSet, read_teaching_set
 from services.trainer.training import FEATURES_PROGRESS, TRAINED_PROGRESS, Taught, teach
+from services.trainer.trunks import load_trunk
 
 KERAS_FILE, GOLDEN_FILE, EVALUATION_FILE = "model.keras", "golden.npz", "evaluation.json"
 """Files beside the graph."""
@@ -77,7 +78,7 @@ def run(context: JobContext, library: BackboneLibrary) -> TrainingOutcome:
     context.check_cancelled()
     keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
-    trunk = library.load(backbone)
+    trunk = load_trunk(backbone, library)
     _begin(context, "features", FEATURES_PROGRESS)
     taught = teach(trunk, backbone, wafers, config, context)
     _begin(context, "exporting", TRAINED_PROGRESS)

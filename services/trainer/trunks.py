@@ -1,0 +1,141 @@
+"""The networks behind the backbones: one function each, reading from the wafer to the feature maps.
+
+A trunk turns planes (see `services.common.preprocessing`) into feature maps at one or two resolutions. Their averages
+over the wafer, side by side and scaled to unit length, are the embedding; a linear head on the embedding is the
+classifier, and the same head on the maps is the heat map.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from services.common.errors import FailedPreconditionError
+from services.common.preprocessing import PLANES
+from services.trainer.backbones import Backbone, BackboneLibrary, file_sha256, unusable, write_index
+
+# With Keras' 0.99 the moving averages lag hundreds of steps behind and small data sets score at chance.
+_BATCH_NORM_MOMENTUM = 0.9
+_WIDTHS = {"wafer-fast.npz": (16, 24, 32, 48, 72, 112, 144), "wafer-balanced.npz": (16, 32, 40, 56, 80, 128, 192)}
+
+
+def build_trunk(backbone: Backbone) -> keras.Model:
+    """Returns the network of a backbone with random weights.
+
+    Returns:
+        Model from planes (N, size, size, 2) to one or two feature maps (N, h, w, channels), the coarsest last; each
+        side of a map is a multiple of the next one's.
+    """
+    if not backbone.weights:
+        return mobilenet_v2(backbone.size)
+    return wafer_cnn(backbone.size, _WIDTHS[backbone.weights], backbone.weights.removesuffix(".npz").replace("-", "_"))
+
+
+def load_trunk(backbone: Backbone, library: BackboneLibrary) -> keras.Model:
+    """Returns the network of a backbone with its pretrained weights.
+
+    Raises:
+        FailedPreconditionError: the weights are missing, damaged or of another network.
+    """
+    path = library.check(backbone)
+    trunk = build_trunk(backbone)
+    if not backbone.weights:
+        return _load_keras_weights(trunk, path)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            values = [archive[f"w{index:03d}"].astype(np.float32) for index in range(len(trunk.weights))]
+        trunk.set_weights(values)
+    except (KeyError, ValueError, OSError) as error:
+        raise unusable(
+            backbone, f"{path.name} holds the weights of another network ({error}). Install this release again."
+        ) from error
+    return trunk
+
+
+def wafer_cnn(size: int, widths: tuple[int, int, int, int, int, int, int], name: str) -> keras.Model:
+    """Returns a plain network of seven 3 x 3 convolutions that halves its resolution three times.
+
+    Wafers hold two kinds of evidence: thin or small shapes, seen at the second tap, and the pattern as a whole.
+
+    Args:
+        size: cells along each side, a multiple of 8.
+        widths: channels of the seven convolutions.
+        name: name of the model; part of the names of its layers.
+
+    Returns:
+        Model from planes (N, size, size, 2) to maps (N, size/4, size/4, widths[4]), (N, size/8, size/8, widths[6]).
+    """
+    planes = keras.Input((size, size, PLANES), name="planes")
+    x = _block(planes, widths[0], 1, "full")
+    x = _block(x, widths[1], 2, "half_down")
+    x = _block(x, widths[2], 1, "half")
+    x = _block(x, widths[3], 2, "quarter_down")
+    fine = x = _block(x, widths[4], 1, "quarter")
+    x = _block(x, widths[5], 2, "eighth_down")
+    coarse = _block(x, widths[6], 1, "eighth")
+    return keras.Model(planes, [fine, coarse], name=name)
+
+
+def _block(x: Any, channels: int, stride: int, name: str) -> Any:
+    x = layers.Conv2D(channels, 3, strides=stride, padding="same", use_bias=False, name=f"{name}_conv")(x)
+    x = layers.BatchNormalization(momentum=_BATCH_NORM_MOMENTUM, epsilon=1e-3, name=f"{name}_norm")(x)
+    return layers.ReLU(name=f"{name}_relu")(x)
+
+
+def mobilenet_v2(size: int) -> keras.Model:
+    """Returns Keras' MobileNetV2 on a wafer drawn as the picture (off, passed, failed), as the first research did it.
+
+    Args:
+        size: side of the picture, 96 for instance.
+    """
+    planes = keras.Input((size, size, PLANES), name="planes")
+    valid, failed = planes[..., :1], planes[..., 1:]
+    picture = keras.ops.concatenate([1.0 - valid, valid - failed, failed], axis=-1) * 2.0 - 1.0
+    network = keras.applications.MobileNetV2(input_shape=(size, size, 3), include_top=False, weights=None)
+    return keras.Model(planes, [network(picture)], name="mobilenet_v2")
+
+
+def save_weights(trunk: keras.Model, folder: Path, file_name: str) -> str:
+    """Writes the weights of a trunk as float16 and enters them into the index.
+
+    Half precision keeps 11 bits: answers move by less than 0.001, the file is half as large. Moving variances that
+    half precision would round to 0 do not occur behind a batch normalisation of planes in 0..1.
+
+    Returns:
+        SHA-256 of the file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / file_name
+    arrays = {f"w{index:03d}": weights.astype(np.float16) for index, weights in enumerate(trunk.get_weights())}
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+    digest = file_sha256(path)
+    write_index(folder, file_name, digest)
+    return digest
+
+
+def multiplications(model: keras.Model) -> int:
+    """Returns the multiplications of one pass through a network, those of its convolutions."""
+    total = 0
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            total += multiplications(layer)
+        elif isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D):
+            total += int(np.prod(layer.kernel.shape)) * int(np.prod(layer.output.shape[1:3]))
+    return total
+
+
+def _load_keras_weights(trunk: keras.Model, path: Path) -> keras.Model:
+    network = next(layer for layer in trunk.layers if isinstance(layer, keras.Model))
+    try:
+        network.load_weights(path)
+    except (ValueError, OSError, KeyError) as error:
+        raise FailedPreconditionError(
+            f"Expected the weights of Keras' MobileNetV2 without top in {path}. Received a file that does not fit "
+            f"({str(error).splitlines()[0][:200]}).",
+            reason="BACKBONE_UNAVAILABLE",
+        ) from error
+    return trunk
