@@ -17,7 +17,7 @@ from gateway.cli.output import Output, evaluation_json, show_evaluation
 from gateway.cli.training import publish_model, show_frozen, teach
 from gateway.cli.wafers import Frozen, TaughtWafers, class_id, freeze
 from gateway.values import GenerationRequest, TrainingOptions
-from services.common.errors import TeachwaferError
+from services.common.errors import InternalError, TeachwaferError
 from services.common.store import open_store
 
 PATTERNS = ("none", "Center", "Donut", "Edge-Loc", "Edge-Ring", "Scratch")
@@ -26,6 +26,8 @@ WAFERS_PER_LOT = 4
 GENERATED = 40
 MODEL = "demo"
 SEED = 811
+LEAST_ACCURACY = 0.4
+"""Share of new wafers below which something is broken; guessing gets 1 in 6 right."""
 
 
 def demo(
@@ -81,6 +83,12 @@ async def _demo(output: Output, reach: Reach, epochs: int) -> dict[str, Any]:
         answered, answers = await ask(session, fresh, MODEL)
         evaluation, _ = measure(fresh, answers)
         show_evaluation(output, f"{MODEL}:{answered} on new wafers", evaluation)
+    if evaluation.accuracy < LEAST_ACCURACY:
+        raise InternalError(
+            f"Expected at least {LEAST_ACCURACY:.0%} of the new wafers right. Received: {evaluation.accuracy:.0%}. "
+            "Something in the chain from simulation to answer is broken.",
+            reason="DEMO_ACCURACY",
+        )
     return _told(frozen, generated.run_id, ended.run_id, version) | {"evaluation": evaluation_json(evaluation)}
 
 

@@ -79,8 +79,8 @@ async def follow_training(clients: Clients, output: Output, run_id: str) -> Trai
                     share = event.epoch / event.epochs
                     bar.update(task, completed=epochs_begin + (0.9 - epochs_begin) * share)
                     output.say(_epoch_line(event))
-                case JobStateChanged(reason=reason) if reason and not event.state.ended:
-                    output.say(f"{event.state.value}: {reason}")
+                case JobStateChanged(state=JobState.QUEUED, reason=reason) if reason:  # it will be tried again
+                    output.say(f"waiting again: {reason}")
     run = await clients.trainer.get(run_id)
     if run.state is not JobState.SUCCEEDED:
         raise JobFailedError("training", run_id, run.problem)
@@ -106,8 +106,8 @@ async def follow_generation(clients: Clients, output: Output, run_id: str) -> Ge
                 case GenerationProgress():
                     description = f"{event.class_id}: {event.stage} {event.done}/{event.total}"
                     bar.update(task, description=description, completed=event.progress)
-                case JobStateChanged(reason=reason) if reason and not event.state.ended:
-                    output.say(f"{event.state.value}: {reason}")
+                case JobStateChanged(state=JobState.QUEUED, reason=reason) if reason:  # it will be tried again
+                    output.say(f"waiting again: {reason}")
     run = await clients.generator.get(run_id)
     if run.state is not JobState.SUCCEEDED:
         raise JobFailedError("generation", run_id, run.problem)
