@@ -6,8 +6,8 @@ the product's own grid, so that a scratch stays one die wide.
 
 A new wafer starts from a training wafer, its parent: a legal variation of it is drawn, most of its dies are forgotten,
 and the network fills them in again, in a few rounds, each round knowing what the rounds before made. What was forgotten
-is noise and outline and, the more is forgotten, place and shape of the pattern. So a new wafer has a parent, a lot and a
-legal die grid, looks like the class and is not the parent.
+is noise and outline and, the more is forgotten, place and shape of the pattern. So a new wafer has a parent, a lot and
+a legal die grid, looks like the class and is not the parent.
 
 Everything random comes from (seed, step or wafer number), so that teaching goes on from a checkpoint exactly as if it
 had never stopped, and the same seed gives the same wafers on the same machine.

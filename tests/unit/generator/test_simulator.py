@@ -131,7 +131,7 @@ def test_edge_loc_fails_at_one_place_of_the_rim() -> None:
 
 
 def test_loc_is_one_blob_anywhere_inside() -> None:
-    product, rates = kill_rates("Loc")
+    _product, rates = kill_rates("Loc")
     assert (rates.max(axis=1) > 0.3).mean() > 0.95
     assert np.median((rates > 0.2).mean(axis=1)) < 0.1
     # The places spread over the wafer: no die is hit by many of the wafers.
