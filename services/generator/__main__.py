@@ -24,7 +24,8 @@ async def serve(settings: GeneratorSettings) -> None:
     server = GrpcServer.from_settings(
         settings, service=SERVICE, port=settings.generator_port, service_names=[SERVICE_NAME]
     )
-    jobs = JobStore(open_database(settings.resolved_database_url))
+    database = open_database(settings.resolved_database_url)
+    jobs = JobStore(database)
     backend = LocalBackend(settings.runs_folder, slots=settings.job_slots, poll_s=settings.job_poll_s)
     engine = JobEngine(JOB_KIND, WORKER_MODULE, jobs, backend, settings, settings.resolved_store_url)
     add_to(server, GeneratorServicer(engine, open_store(settings.resolved_store_url), server.draining))
@@ -35,6 +36,7 @@ async def serve(settings: GeneratorSettings) -> None:
         await server.run()
     finally:
         await engine.stop()
+        database.close()
 
 
 def main() -> None:
