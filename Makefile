@@ -45,7 +45,7 @@ format: $(TEST_STAMP) ## Format the code
 	$(BIN)/ruff format $(SOURCES)
 
 .PHONY: protos
-protos: $(STAMP) ## Generate the Python modules of protos/ anew
+protos: $(TEST_STAMP) ## Generate the Python modules of protos/ anew
 	$(BIN)/python hatch_build.py
 
 .PHONY: bench
