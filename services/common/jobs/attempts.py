@@ -7,7 +7,7 @@ write of an attempt that is not the current one, or of an engine that lost the j
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -121,17 +121,19 @@ class AttemptStore:
             add_events(connection, row, [state_event(JobState.STARTING, f"Attempt {number}.")])
             return self._attempt(row, number, None, 0, now)
 
-    def take_over(self, is_dead: Callable[[str], bool]) -> list[Attempt]:
+    def take_over(self, is_dead: Callable[[str], bool], held: Iterable[str] = ()) -> list[Attempt]:
         """Takes running jobs that nobody looks after: left behind, of a dead engine, or with a lapsed lease.
 
         Args:
             is_dead: Says whether the engine of this name is known to be dead.
+            held: Ids of the jobs that this engine looks after itself.
         """
-        active = select(JOBS).where(JOBS.c.kind == self._kind, JOBS.c.state.in_(_ACTIVE), JOBS.c.owner != self._owner)
+        active = select(JOBS).where(JOBS.c.kind == self._kind, JOBS.c.state.in_(_ACTIVE), JOBS.c.id.not_in(list(held)))
         with self._database.read() as connection:
             others = connection.execute(active).all()
             now = self._clock(connection)
-        dead = {owner for owner in {row.owner for row in others} if owner == "" or is_dead(owner)}
+        owners = {row.owner for row in others} - {self._owner}
+        dead = {owner for owner in owners if owner == "" or is_dead(owner)}
         if not any(row.owner in dead or row.lease_until < now for row in others):
             return []
         taken: list[Attempt] = []
@@ -148,8 +150,11 @@ class AttemptStore:
                 taken.append(self._attempt(row, row.attempt, attempt.handle, attempt.events_offset, attempt.started_at))
         return taken
 
-    def renew(self) -> dict[tuple[str, int], bool]:
-        """Renews the lease of all jobs of this engine.
+    def renew(self, held: Iterable[str]) -> dict[tuple[str, int], bool]:
+        """Renews the lease of jobs of this engine.
+
+        Args:
+            held: Ids of the jobs that it looks after. Others, which it lost sight of, lapse and are taken over.
 
         Returns:
             For each (job id, attempt) that it still owns, whether the job was asked to stop.
@@ -157,7 +162,7 @@ class AttemptStore:
         with self._database.write() as connection:
             rows = connection.execute(
                 update(JOBS)
-                .where(JOBS.c.kind == self._kind, JOBS.c.owner == self._owner, JOBS.c.state.in_(_ACTIVE))
+                .where(JOBS.c.owner == self._owner, JOBS.c.state.in_(_ACTIVE), JOBS.c.id.in_(list(held)))
                 .values(lease_until=self._clock(connection) + self._lease_s)
                 .returning(JOBS.c.id, JOBS.c.attempt, JOBS.c.cancel_requested)
             ).all()
@@ -200,7 +205,7 @@ class AttemptStore:
                 if event.progress is not None:
                     values["progress"] = event.progress
                 if event.device is not None:
-                    values["device"] = event.device[:256]
+                    values["device"] = event.device.replace("\0", "")
             add_events(connection, row, stored)
             if values:
                 update_job(connection, row, **values)

@@ -102,8 +102,8 @@ class JobEngine:
             AlreadyExistsError: If the request id was used for another job.
             UnavailableError: If the database cannot be reached.
         """
-        _check_length("request_id", request_id, MAX_REQUEST_ID)
-        _check_length("display_name", display_name, MAX_DISPLAY_NAME)
+        _check_text("request_id", request_id, MAX_REQUEST_ID)
+        _check_text("display_name", display_name, MAX_DISPLAY_NAME)
         try:
             json.dumps(spec)
         except (TypeError, ValueError) as error:
@@ -208,7 +208,8 @@ class JobEngine:
         while not self._stopping:
             self._wake.clear()
             try:
-                for attempt in await asyncio.to_thread(self._attempts.take_over, _is_dead):
+                held = [job_id for job_id, _ in self._supervisors]
+                for attempt in await asyncio.to_thread(self._attempts.take_over, _is_dead, held):
                     self._look_after(attempt)
                 places = (await self._backend.capacity()).total
                 while len(self._supervisors) < places:
@@ -243,7 +244,7 @@ class JobEngine:
         self._followers.discard(task)
         self._supervisors.pop(supervisor.key, None)
         if not task.cancelled() and (error := task.exception()) is not None:
-            # The job stays this engine's in the database; the lease lapses, because it is no longer renewed for it.
+            # Its lease is no longer renewed; when it lapses, this engine or another takes the job over again.
             _LOG.error("an attempt is no longer looked after", extra={"job": supervisor.key[0]}, exc_info=error)
         self._wake.set()
 
@@ -266,7 +267,7 @@ class JobEngine:
             if not supervisors:
                 continue
             try:
-                owned = await asyncio.to_thread(self._attempts.renew)
+                owned = await asyncio.to_thread(self._attempts.renew, [job_id for job_id, _ in supervisors])
             except TeachwaferError:
                 _LOG.warning("the lease cannot be renewed", extra={"job_kind": self._kind}, exc_info=True)
                 continue
@@ -295,7 +296,10 @@ def _is_dead(owner: str) -> bool:
     return bool(host == this_host() and not ProcessIdentity(pid, started).alive)
 
 
-def _check_length(field: str, value: str, limit: int) -> None:
+def _check_text(field: str, value: str, limit: int) -> None:
+    # PostgreSQL keeps no NUL in a text.
+    if "\0" in value:
+        raise InvalidArgumentError("Expected a text without NUL characters. Received: one with.", field=field)
     if len(value) > limit:
         raise InvalidArgumentError(f"Expected at most {limit} characters. Received: {len(value)}.", field=field)
 

@@ -27,6 +27,11 @@ from typing import Any
 MAX_READ_BYTES = 4 * 1024 * 1024
 """Most bytes of events that one read takes, so that a long backlog is stored in portions."""
 
+MAX_KIND = 64
+"""Longest kind of an event, characters."""
+MAX_DEVICE = 256
+"""Longest name of a device, characters."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkOrder:
@@ -70,7 +75,7 @@ class WorkerEvent:
             line["progress"] = self.progress
         if self.device is not None:
             line["device"] = self.device
-        return json.dumps(line, default=_plain, separators=(",", ":")).encode() + b"\n"
+        return to_json(line) + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes) -> WorkerEvent:
@@ -87,10 +92,10 @@ class WorkerEvent:
         progress = value.get("progress")
         return cls(
             time=datetime.fromtimestamp(float(value["time"]), UTC),
-            kind=str(value["kind"]),
+            kind=str(value["kind"])[:MAX_KIND],
             data=value["data"],
             progress=None if progress is None else float(progress),
-            device=value.get("device"),
+            device=None if value.get("device") is None else str(value["device"])[:MAX_DEVICE],
         )
 
 
@@ -162,18 +167,18 @@ class AttemptFolder:
                 chunk = file.read(MAX_READ_BYTES)
                 if b"\n" not in chunk and len(chunk) == MAX_READ_BYTES:
                     chunk += file.readline()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return [], offset
         end = chunk.rfind(b"\n") + 1
         return chunk[:end].splitlines(), offset + end
 
     def tail_log(self, lines: int, max_bytes: int = 16_384) -> list[str]:
-        """Returns the last lines of the worker's output, undecodable bytes replaced."""
+        """Returns the last lines of the worker's output, undecodable bytes replaced; none when it cannot be read."""
         try:
             with self.log.open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - max_bytes))
                 return file.read().decode(errors="replace").splitlines()[-lines:]
-        except FileNotFoundError:
+        except OSError:
             return []
 
 
@@ -222,6 +227,11 @@ class RunFolder:
         return int(content) if content else 0
 
 
+def to_json(value: Any) -> bytes:
+    """Writes a value as JSON; NumPy scalars and arrays become numbers and lists, all else that JSON lacks its text."""
+    return json.dumps(value, default=_plain, separators=(",", ":")).encode()
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Writes a file so that readers see all of it or nothing, and so that it survives a power cut.
 
@@ -252,7 +262,7 @@ def _read_or_none(path: Path) -> bytes | None:
 
 
 def _plain(value: Any) -> Any:
-    """Turns NumPy scalars and arrays, paths and the like into JSON values; reporting must never fail for a type."""
+    """Turns a value that JSON lacks into one that it has: reporting must never fail for a type."""
     if hasattr(value, "tolist"):
         return value.tolist()
     return str(value)

@@ -100,6 +100,13 @@ class Supervisor:
             _LOG.warning("attempt replaced", extra=self._facts())
             if replaced.superseded:
                 await self._backend.cancel(self._ref, self._settings.job_grace_s)
+        except UnavailableError:
+            # Nothing is known to be wrong with the attempt: it is taken over again when its lease lapses.
+            raise
+        except Exception:
+            _LOG.exception("attempt cannot be followed", extra=self._facts())
+            await self._backend.cancel(self._ref, self._settings.job_grace_s)
+            await self._conclude(verdict_of(EndReason.UNKNOWN))
         finally:
             await self._backend.release(self._ref)
             self._on_news()
@@ -224,7 +231,7 @@ class Supervisor:
     def _parse(self, line: bytes) -> WorkerEvent | None:
         try:
             return WorkerEvent.from_line(line)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             _LOG.warning("event cannot be read", extra={**self._facts(), "line": line[:200].decode(errors="replace")})
             return None
 

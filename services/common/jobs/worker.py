@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
+import math
 import os
 import resource
 import signal
@@ -37,7 +37,7 @@ from typing import Any, NoReturn
 
 from services.common import errors
 from services.common.jobs.model import ExitCode
-from services.common.jobs.run_folder import AttemptFolder, RunFolder, WorkerEvent, WorkOrder, write_file
+from services.common.jobs.run_folder import AttemptFolder, RunFolder, WorkerEvent, WorkOrder, to_json, write_file
 from services.common.store import BlobStore, open_store
 
 PROGRESS_KIND = "progress"
@@ -108,7 +108,7 @@ class JobContext:
                 if kind == PROGRESS_KIND:
                     self._last_progress = now
                 if progress is not None:
-                    progress = min(max(float(progress), 0.0), 1.0)
+                    progress = min(max(float(progress), 0.0), 1.0) if math.isfinite(progress) else None
                 self._append(WorkerEvent(datetime.now(UTC), kind, data, progress, device))
         if self._stop.is_set() and not self._stop_delivered:
             # Once only, so that the code which writes the checkpoint may report.
@@ -200,7 +200,7 @@ def _run(work: Callable[[JobContext], dict[str, Any]], context: JobContext, fold
     try:
         context.announce()
         result = work(context)
-        write_file(folder.result, json.dumps(result).encode())
+        write_file(folder.result, to_json(result))
     except JobStopped:
         code = ExitCode.STOPPED
     except errors.TeachwaferError as failure:

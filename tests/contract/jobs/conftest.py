@@ -107,8 +107,6 @@ class Service:
     """
 
     def __init__(self, kind: str, home: Path, **environment: str) -> None:
-        self._ready = home / "ready"
-        self._ready.unlink(missing_ok=True)
         with (home / "service.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.contract.jobs.tiny_service", kind],
@@ -118,10 +116,6 @@ class Service:
                 stderr=log,
                 start_new_session=True,
             )
-
-    async def ready(self) -> None:
-        """Returns when the engine works."""
-        await assert_eventually(self._ready.exists, timeout_s=60)
 
     def kill(self) -> None:
         """kill -9."""

@@ -330,6 +330,8 @@ async def test_wrong_arguments_are_refused(make_engine: MakeEngine) -> None:
     await engine.start()
     with pytest.raises(errors.InvalidArgumentError, match="64"):
         await engine.create({}, request_id="x" * 65)
+    with pytest.raises(errors.InvalidArgumentError, match="NUL"):
+        await engine.create({}, display_name="a\0b")
     with pytest.raises(errors.InvalidArgumentError, match="256"):
         await engine.create({}, display_name="x" * 257)
     with pytest.raises(errors.InvalidArgumentError, match="JSON"):

@@ -113,7 +113,7 @@ def test_cancel_and_delete_in_every_state(store: JobStore, database: Database, k
     attempt = claimed(attempts)
     asked = store.cancel(kind, running.id)
     assert (asked.state, asked.cancel_requested) == (JobState.STARTING, True)
-    assert attempts.renew() == {(running.id, 1): True}
+    assert attempts.renew([running.id]) == {(running.id, 1): True}
     with pytest.raises(errors.FailedPreconditionError):
         store.delete(kind, running.id)
     attempts.requeue(attempt, End("The worker died."), failed=True)
@@ -234,8 +234,18 @@ def test_jobs_of_dead_left_and_silent_engines_are_taken_over(store: JobStore, da
     assert set(taken) == {dead.job_id, left.job_id, silent.job_id}
     assert (taken[dead.job_id].handle, taken[dead.job_id].events_offset) == ({"pid": 7}, 33)
     assert taker.take_over(lambda owner: owner == "dead") == []
-    assert set(taker.renew()) == {(job_id, 1) for job_id in taken}
-    assert set(engine(database, kind, "alive").renew()) == {(alive.job_id, 1)}
+    everything = [*taken, alive.job_id]
+    assert set(taker.renew(everything)) == {(job_id, 1) for job_id in taken}
+    assert set(engine(database, kind, "alive").renew(everything)) == {(alive.job_id, 1)}
+
+
+def test_an_engine_takes_a_job_again_that_it_lost_sight_of(store: JobStore, database: Database, kind: str) -> None:
+    job = store.create(kind, {})
+    attempts = engine(database, kind, lease_s=-1.0)
+    attempt = claimed(attempts)
+    assert attempts.renew([]) == {}
+    assert attempts.take_over(lambda _: False, held=[job.id]) == []
+    assert attempts.take_over(lambda _: False) == [attempt]
 
 
 def test_migrations_make_the_tables_that_the_code_expects(database: Database) -> None:

@@ -1,12 +1,11 @@
 """A service that runs nothing but a job engine, to be killed: `python -m tests.contract.jobs.tiny_service KIND`.
 
-Everything else comes from TEACHWAFER_*; it writes the file HOME/ready once it works and stops well on SIGTERM.
+Everything else comes from TEACHWAFER_*. It stops well on SIGTERM.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 
@@ -26,7 +25,6 @@ async def serve(kind: str) -> None:
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     await engine.start()
-    (settings.home / "ready").write_text(str(os.getpid()))
     await ended.wait()
     await engine.stop()
 
