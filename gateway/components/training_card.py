@@ -127,6 +127,8 @@ class TrainingCard:
         progress = TrainingProgress.of(run)
         ended_before = progress.resting
         self._wires.set_live(not run.state.ended)
+        if not ended_before:
+            self._tell(progress)
         drawn = 0.0
         while True:
             try:

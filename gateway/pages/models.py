@@ -138,7 +138,8 @@ class _Models:
     def _call(self) -> None:
         """Says how to ask the model from a program."""
         t = self._view.t
-        code = python_snippet(self._project.model_id, self._view.portal.settings.predictor_address)
+        address = self._view.portal.settings.predictor_address
+        code = python_snippet(self._project.model_id, address)
         with box("tw-stack", tag="section"):
             with box("tw-row between"):
                 heading(t("models.call"), 2)
@@ -148,5 +149,5 @@ class _Models:
                     self._view.toast(t("app.copied"))
 
                 button(t("app.copy"), copy, kind="small", sign="copy")
-            Text(t("models.call_text"), "tw-faint")
+            Text(t("models.call_text", address=address), "tw-faint")
             Text(code, "tw-code", tag="pre").props("tabindex=0")

@@ -19,6 +19,9 @@ from gateway.values import (
 )
 from gateway.views.projects import problem_text
 
+LEARNING_STAGES = ("features", "training")
+"""Stages in which epochs end: first of the head alone on the features, then of the whole network."""
+
 TRAIN_COLOUR, TUNE_COLOUR = "#2251cc", "#c2570c"
 
 
@@ -95,13 +98,13 @@ class TrainingProgress:
         """Share of the work done for the bar, 0 to 1: epochs while there are some, the service's own word otherwise."""
         if self.state is JobState.SUCCEEDED:
             return 1.0
-        if self.stage == "training" and self.ended and self.epochs:
+        if self.stage in LEARNING_STAGES and self.ended and self.epochs:
             return min(1.0, self.ended[-1].epoch / self.epochs)
         return self.progress
 
     def seconds_left(self) -> float | None:
         """Estimates the rest of the epochs from the last ones; None before two epochs have ended."""
-        if self.state is not JobState.RUNNING or self.stage != "training" or len(self.ended) < 2:
+        if self.state is not JobState.RUNNING or self.stage not in LEARNING_STAGES or len(self.ended) < 2:
             return None
         last = self.ended[-5:]
         return sum(each.seconds for each in last) / len(last) * (self.epochs - self.ended[-1].epoch)
@@ -113,7 +116,7 @@ class TrainingProgress:
         if self.state is JobState.STARTING:
             return t("train.starting")
         if self.state is JobState.RUNNING:
-            if self.stage == "training" and self.ended:
+            if self.stage in LEARNING_STAGES and self.ended:
                 return t("train.epoch", epoch=self.ended[-1].epoch, epochs=self.epochs)
             return t(f"train.stage_{self.stage}") if self.stage else t("train.starting")
         if self.state is JobState.SUCCEEDED:

@@ -10,9 +10,9 @@ from playwright.sync_api import expect
 from tests.browser.test_teach import card, counts, make_project, upload
 from tests.browser.wafers import wafer_set
 
-pytestmark = [pytest.mark.browser, pytest.mark.e2e]
+pytestmark = [pytest.mark.browser, pytest.mark.e2e, pytest.mark.timeout(900)]
 
-TRAINING_MS = 180_000
+TRAINING_MS = 400_000
 
 
 def test_a_person_teaches_trains_tries_and_uses_a_model(page, portal, folder):
