@@ -1,4 +1,5 @@
-"""A service that is killed or stopped in every state of a job, and started again: nothing is lost, all jobs end well."""
+"""A service that is killed or stopped in every state of a job, and started again: nothing is lost, all jobs end
+well."""
 
 from __future__ import annotations
 
