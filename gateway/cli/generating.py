@@ -255,13 +255,17 @@ def _write(store: BlobStore, run: GenerationRun, frozen: Frozen, target: Path, f
             write_wafer_set(folder / "generated.npz", grids, labels=labels, groups=lots[key])
         else:
             for index, grid in enumerate(grids):
-                (folder / f"generated-{index:06d}.png").write_bytes(_picture(grid))
+                (folder / f"generated-{index:06d}.png").write_bytes(picture(grid))
     return {names[key]: len(grids) for key, grids in by_class.items()}
 
 
-def _picture(grid: Grid) -> bytes:
-    """Returns a wafer as PNG, a few pixels a die."""
-    colours = np.array(_SHADES, np.uint8)[grid].repeat(_PIXELS, axis=0).repeat(_PIXELS, axis=1)
+def picture(grid: Grid) -> bytes:
+    """Returns a wafer as PNG, a few pixels a die.
+
+    Args:
+        grid: The wafer. The margin around it tells readers which colour means no die; they cut it off.
+    """
+    colours = np.array(_SHADES, np.uint8)[np.pad(grid, 1)].repeat(_PIXELS, axis=0).repeat(_PIXELS, axis=1)
     buffer = io.BytesIO()
     Image.fromarray(colours).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

@@ -148,7 +148,10 @@ def export(
 
 
 async def _states(reach: Reach) -> dict[tuple[str, int], str]:
-    """Returns the state of each version in the model server; nothing where none runs."""
+    """Returns the state of each version in the model server; nothing where none was named or is known to run."""
+    settings = reach.settings()
+    if "predictor_address" not in settings.model_fields_set and not serving_addresses(settings.home):
+        return {}
     clients = _predictor(reach)
     try:
         return {(each.model_id, each.version): each.state.value for each in await clients.predictor.index()}

@@ -2,15 +2,13 @@
 
 import inspect
 import json
-import sys
 
 import numpy as np
 import pytest
 import typer
 
 from gateway.cli import app as cli
-from gateway.cli import main
-from gateway.cli.generating import parse_status, requests
+from gateway.cli.generating import parse_status, picture, requests
 from gateway.cli.options import Reach, parse_model
 from gateway.cli.training import model_id_of
 from gateway.cli.wafers import TaughtWafers
@@ -18,18 +16,17 @@ from gateway.supervisor import home_locked, serving_addresses
 from gateway.values import Method
 from services.common import errors
 from services.common.errors import FailedPreconditionError, InvalidArgumentError
+from services.common.formats import read_wafers
 from services.common.model_repository import ModelRepository
+from tests.helpers.command_line import CommandLine
 from tests.helpers.tiny_model import publish_tiny_model
 
 
-def call(monkeypatch, capsys, *arguments):
-    """Runs the command line in this process; returns exit code, standard output, standard error."""
-    monkeypatch.setattr(sys, "argv", ["teachwafer", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    code = ended.value.code
-    captured = capsys.readouterr()
-    return (0 if code is None else code), captured.out, captured.err
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs the command line in this process."""
+    monkeypatch.setenv("COLUMNS", "300")
+    return CommandLine(monkeypatch, capsys)
 
 
 def taught(**counts):
@@ -40,20 +37,19 @@ def taught(**counts):
     return made
 
 
-def test_help_names_every_fixed_command_and_the_exit_codes(monkeypatch, capsys):
-    code, out, _ = call(monkeypatch, capsys, "--help")
+def test_help_names_every_fixed_command_and_the_exit_codes(call):
+    code, out, _ = call("--help")
     assert code == 0
     for name in ("serve", "import", "generate", "train", "evaluate", "predict", "export", "models", "demo"):
         assert name in out
     assert "Exit codes" in out
 
 
-def test_the_seed_options_have_both_spellings(monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "200")
-    _, out, _ = call(monkeypatch, capsys, "train", "--help")
+def test_the_seed_options_have_both_spellings(call):
+    _, out, _ = call("train", "--help")
     for name in ("--training_dir", "--training-dir", "--batch_size", "--batch-size", "--learning_rate", "--epochs"):
         assert name in out
-    _, out, _ = call(monkeypatch, capsys, "generate", "--help")
+    _, out, _ = call("generate", "--help")
     for name in ("--generating_dir", "--generating-dir", "--status"):
         assert name in out
 
@@ -83,18 +79,17 @@ def test_every_error_has_an_exit_code_other_than_success():
         (("generate", "--generating_dir", "/does/not/exist", "--status", "{}"), 2, "--status as JSON"),
     ],
 )
-def test_mistakes_end_in_one_clear_line_and_no_trace(monkeypatch, capsys, arguments, code, words):
-    monkeypatch.setenv("COLUMNS", "300")
-    ended, out, err = call(monkeypatch, capsys, *arguments)
+def test_mistakes_end_in_one_clear_line_and_no_trace(call, arguments, code, words):
+    ended, out, err = call(*arguments)
     assert ended == code, err
     assert any(word in err for word in words.split("|")), err
     assert "Traceback" not in err
     assert out == ""
 
 
-def test_wrong_settings_name_the_variable(monkeypatch, capsys):
+def test_wrong_settings_name_the_variable(call, monkeypatch):
     monkeypatch.setenv("TEACHWAFER_GATEWAY_PORT", "many")
-    code, _, err = call(monkeypatch, capsys, "models", "list")
+    code, _, err = call("models", "list")
     assert code == 2
     assert "TEACHWAFER_GATEWAY_PORT" in err
 
@@ -118,6 +113,14 @@ def test_status_becomes_requests():
     for wrong in ('[{"name":"d","ai_use":true}]', '[{"name":"a","ai_use":true},{"name":"a","ai_use":false}]'):
         with pytest.raises(InvalidArgumentError, match="with wafers for it"):
             requests(parse_status(wrong), taught(a=3, b=2), 5)
+
+
+def test_pictures_of_generated_wafers_are_read_back_exactly():
+    grid = np.random.default_rng(0).integers(1, 3, (17, 23)).astype(np.uint8)
+    rows, columns = np.ogrid[-1:1:17j, -1:1:23j]
+    grid[rows**2 + columns**2 > 1.05] = 0
+    report = read_wafers("wafer.png", picture(grid))
+    assert np.array_equal(report.wafers[0].map.dies, grid), report.skipped
 
 
 def test_models_are_named_with_or_without_version():
@@ -152,35 +155,34 @@ def test_one_serve_a_home_and_its_addresses_are_found_while_it_runs(home):
     assert serving_addresses(home) == {}
 
 
-def test_models_are_listed_shown_and_exported(monkeypatch, capsys, home, tmp_path):
-    monkeypatch.setenv("TEACHWAFER_PREDICTOR_ADDRESS", "127.0.0.1:1")
-    assert "No model" in call(monkeypatch, capsys, "models", "list")[1]
+def test_models_are_listed_shown_and_exported(call, home, tmp_path):
+    assert "No model" in call("models", "list")[1]
     repository = ModelRepository(home / "models")
     publish_tiny_model(repository, "tiny", tmp_path)
-    code, out, _ = call(monkeypatch, capsys, "models", "list", "--json")
+    code, out, _ = call("models", "list", "--json")
     assert code == 0
     (entry,) = json.loads(out)["models"]
     assert (entry["model"], entry["version"], entry["state"]) == ("tiny", 1, "model server not running")
 
-    _, out, _ = call(monkeypatch, capsys, "models", "show", "tiny", "--json")
+    _, out, _ = call("models", "show", "tiny", "--json")
     assert json.loads(out)["model_id"] == "tiny"
 
-    code, out, _ = call(monkeypatch, capsys, "export", "--model", "tiny", "--out", tmp_path / "out", "--json")
+    code, out, _ = call("export", "--model", "tiny", "--out", tmp_path / "out", "--json")
     assert code == 0
     exported = tmp_path / "out" / "tiny-1.onnx"
     assert str(exported) in json.loads(out)["files"]
     assert exported.read_bytes() == (home / "models" / "tiny" / "1" / "model.onnx").read_bytes()
-    assert call(monkeypatch, capsys, "export", "--model", "tiny", "--out", tmp_path / "out")[0] == 4
-    assert call(monkeypatch, capsys, "export", "--model", "tiny:2", "--out", tmp_path / "other")[0] == 3
-    assert call(monkeypatch, capsys, "export", "--model", "tiny", "--format", "keras", "--out", tmp_path / "k")[0] == 3
+    assert call("export", "--model", "tiny", "--out", tmp_path / "out")[0] == 4
+    assert call("export", "--model", "tiny:2", "--out", tmp_path / "other")[0] == 3
+    assert call("export", "--model", "tiny", "--format", "keras", "--out", tmp_path / "k")[0] == 3
 
 
-def test_a_damaged_model_is_not_exported(monkeypatch, capsys, home, tmp_path):
+def test_a_damaged_model_is_not_exported(call, home, tmp_path):
     publish_tiny_model(ModelRepository(home / "models"), "tiny", tmp_path)
     file = home / "models" / "tiny" / "1" / "model.onnx"
     file.chmod(0o644)
     file.write_bytes(file.read_bytes() + b"x")
-    code, _, err = call(monkeypatch, capsys, "export", "--model", "tiny", "--out", tmp_path / "out")
+    code, _, err = call("export", "--model", "tiny", "--out", tmp_path / "out")
     assert code == 7
     assert "SHA-256" in err
     assert not (tmp_path / "out").exists()
