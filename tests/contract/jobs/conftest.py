@@ -39,6 +39,8 @@ def database_url(request: pytest.FixtureRequest, home: Path) -> str:
     """Both databases, one after the other."""
     if request.param == "sqlite":
         return f"sqlite:///{home / 'teachwafer.db'}"
+    if request.param == "own postgresql":
+        return str(request.getfixturevalue("new_postgres_url")())
     return str(request.getfixturevalue("jobs_postgres_url"))
 
 

@@ -8,13 +8,17 @@ import signal
 from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import code_pb2
 
 from services.common import errors
 from services.common.jobs import Job, JobEvent, JobState
+from services.common.jobs.backends import open_backend
 from services.common.jobs.engine import JobEngine
+from services.common.jobs.run_folder import AttemptFolder
+from services.common.jobs.settings import JobSettings
 from services.common.jobs.store import JobStore
 from tests.contract.jobs.conftest import MakeEngine, ended, holding_pid
 from tests.helpers.eventually import assert_eventually
@@ -358,3 +362,52 @@ async def test_ending_a_watch_does_not_end_the_job(
         await watcher
     gate.touch()
     assert (await ended(store, kind, job.id)).state is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("database_url", ["own postgresql"], indirect=True)
+async def test_a_database_that_goes_away_and_comes_back_loses_nothing(
+    make_engine: MakeEngine, store: JobStore, kind: str, tmp_path: Path, database_url: str, postgres_server: str
+) -> None:
+    """The worker ends while the server refuses everybody; what it did is stored once the server is back."""
+    engine = make_engine()
+    await engine.start()
+    gate = tmp_path / "gate"
+    job = await engine.create({"to": 3, "hold_at": 1, "gate": str(gate)})
+    worker = psutil.Process(await holding_pid(store, kind, job.id))
+    name = psycopg.conninfo.conninfo_to_dict(database_url)["dbname"]
+    with psycopg.connect(postgres_server, autocommit=True) as server:
+        server.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')  # type: ignore[call-overload]
+        server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+        with pytest.raises(errors.UnavailableError):
+            await engine.create({"to": 1})
+        gate.touch()
+        await assert_eventually(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
+        server.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')  # type: ignore[call-overload]
+    done = await ended(store, kind, job.id)
+    assert (done.state, done.attempt) == (JobState.SUCCEEDED, 1)
+    assert [event.data["epoch"] for event in await watched(engine, job) if event.kind == "epoch"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_an_attempt_that_cannot_be_followed_fails_and_leaves_no_worker(
+    make_engine: MakeEngine, store: JobStore, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(job_max_attempts=1)
+    await engine.start()
+    job = await engine.create({"to": 2, "hold_at": 1, "gate": str(tmp_path / "never")})
+    pid = await holding_pid(store, kind, job.id)
+
+    def broken(*_: object) -> None:
+        raise PermissionError("events.jsonl")
+
+    monkeypatch.setattr(AttemptFolder, "read_event_lines", broken)
+    done = await ended(store, kind, job.id)
+    assert done.error is not None
+    assert (done.state, errors.from_status(done.error).reason) == (JobState.FAILED, "JOB_UNKNOWN")
+    await assert_eventually(lambda: not psutil.pid_exists(pid))
+
+
+def test_a_backend_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEACHWAFER_JOB_BACKEND", "kubernetes")
+    with pytest.raises(errors.UnimplementedError, match="kubernetes"):
+        open_backend(JobSettings())

@@ -1,5 +1,4 @@
-"""A service that is killed or stopped in every state of a job, and started again: nothing is lost, all jobs end
-well."""
+"""A service that is killed or stopped in every state of a job, and started again: nothing is lost, jobs end well."""
 
 from __future__ import annotations
 

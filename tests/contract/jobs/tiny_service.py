@@ -10,8 +10,8 @@ import signal
 import sys
 
 from services.common.database import open_database
+from services.common.jobs.backends import open_backend
 from services.common.jobs.engine import JobEngine
-from services.common.jobs.local import LocalBackend
 from services.common.jobs.settings import JobSettings
 from services.common.jobs.store import JobStore
 
@@ -20,7 +20,7 @@ async def serve(kind: str) -> None:
     """Runs the engine until SIGTERM."""
     settings = JobSettings()
     store = JobStore(open_database(settings.resolved_database_url))
-    backend = LocalBackend(settings.runs_folder, slots=settings.job_slots, poll_s=settings.job_poll_s)
+    backend = open_backend(settings)
     engine = JobEngine(kind, "tests.contract.jobs.tiny_worker", store, backend, settings, settings.resolved_store_url)
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
