@@ -78,7 +78,9 @@ async def _predict(output: Output, reach: Reach, files: list[Path], model_id: st
         for (name, _), told in zip(found, answers, strict=True)
     ]
     columns = ("wafer", "class", ">probability", "decision", "then")
-    output.table(f"{model_id}:{answered}", columns, rows if len(rows) <= _SHOWN else [])
+    output.table(f"{model_id}:{answered}", columns, rows[:_SHOWN])
+    if len(rows) > _SHOWN:
+        output.say(f"... and {len(rows) - _SHOWN} more; --json lists all.")
     counted = Counter(told.name or "failed" for told in answers)
     output.say(f"{len(answers)} wafers: " + ", ".join(f"{name} {count}" for name, count in counted.most_common()))
     output.result(

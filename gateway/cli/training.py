@@ -133,6 +133,7 @@ async def teach(
         frozen.dataset_id, options, generated=generated, display_name=name, request_id=uuid.uuid4().hex
     )
     what = f"Training {started.run_id}"
+    output.say(f"{what} ...")
     embedded = "trainer" in session.embedded
     async with cancelled_with_command(
         output, lambda: clients.trainer.cancel(started.run_id), embedded=embedded, what=what

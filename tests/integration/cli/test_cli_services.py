@@ -1,9 +1,11 @@
 """Commands against real services, started for the command or running already."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 
@@ -184,6 +186,29 @@ def test_predict_starts_a_model_server_where_none_runs(call, home, labelled, tmp
     assert (told["model"], told["version"]) == ("tiny", 1)
     assert [each["class_id"] for each in told["answers"]] == [*CLASSES, *CLASSES]
     assert not children_of(os.getpid())
+
+
+def test_an_interrupted_train_cancels_its_job_and_stops_its_services(home, class_folders):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gateway.cli", "train", str(class_folders), "--epochs", "1000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with process.stdout:
+        for line in process.stdout:
+            if line.startswith("Training "):
+                break
+        children = children_of(process.pid)
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert process.wait(90) == 130, rest
+    assert "Cancelling Training" in rest
+    assert "Traceback" not in rest
+    assert children
+    assert not any(each.is_running() for each in children)
+    with contextlib.closing(sqlite3.connect(home / "teachwafer.db")) as database:
+        assert database.execute("SELECT state FROM jobs").fetchall() == [("CANCELLED",)]
 
 
 def test_import_fills_a_project_and_repeats_nothing(call, home, class_folders):
