@@ -46,7 +46,8 @@ def write_checkpoint(path: Path, facts: Mapping[str, Any], arrays: Mapping[str, 
 def read_checkpoint(path: Path) -> Checkpoint | None:
     """Returns a checkpoint; None when there is none, or one that cannot be read: work then starts afresh."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: NumPy leaves a file open that turns out to be damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         return Checkpoint(json.loads(str(arrays.pop(_FACTS))), arrays)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):

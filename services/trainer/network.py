@@ -85,7 +85,7 @@ def embedding_model(trunk: keras.Model, orientations: int) -> keras.Model:
         trunk: planes to feature maps.
         orientations: 8 to average over all orientations of the wafer, else 1.
     """
-    return keras.Model(trunk.inputs, embedding_of(_maps_of(trunk, trunk.inputs[0], orientations)))
+    return keras.Model(trunk.inputs[0], embedding_of(_maps_of(trunk, trunk.inputs[0], orientations)))
 
 
 def taught_model(trunk: keras.Model, orientations: int, size: int, head: Head, calibration: Calibration) -> keras.Model:

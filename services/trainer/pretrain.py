@@ -187,7 +187,7 @@ def pretrain(backbone: Backbone, tasks: Sequence[Task], recipe: Recipe, work: Pa
     trunk = build_trunk(backbone)
     embedding = embedding_of(trunk.outputs)
     heads = [keras.layers.Dense(task.targets.shape[1], name=f"head_{task.name}")(embedding) for task in tasks]
-    model = keras.Model(trunk.inputs, heads)
+    model = keras.Model(trunk.inputs[0], heads)
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, recipe.steps - _WARMUP_STEPS, warmup_target=recipe.learning_rate, warmup_steps=_WARMUP_STEPS
     )

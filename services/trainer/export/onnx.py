@@ -177,18 +177,20 @@ def _name_deterministically(model: onnx.ModelProto, heat_shape: Sequence[int]) -
     outputs = sorted(graph.output, key=lambda each: OUTPUTS.index(each.name))
     del graph.output[:]
     graph.output.extend(outputs)
-    kept = {each.name for each in (*graph.input, *graph.output)}
-    names: dict[str, str] = {name: name for name in kept}
+    names = {each.name: each.name for each in (*graph.input, *graph.output)}
 
     def renamed(name: str) -> str:
         return names.setdefault(name, f"t{len(names)}") if name else ""
 
-    for index, node in enumerate(graph.node):
+    ordered = _in_order_of_need(graph)
+    for index, node in enumerate(ordered):
         node.name = f"n{index}"
         node.input[:] = [renamed(name) for name in node.input]
         node.output[:] = [renamed(name) for name in node.output]
     for tensor in graph.initializer:
         tensor.name = renamed(tensor.name)
+    del graph.node[:]
+    graph.node.extend(ordered)
     initializers = sorted(graph.initializer, key=lambda tensor: int(tensor.name[1:]))
     del graph.initializer[:], graph.value_info[:]
     graph.initializer.extend(initializers)
@@ -200,3 +202,24 @@ def _name_deterministically(model: onnx.ModelProto, heat_shape: Sequence[int]) -
             dimension.dim_param = name
         if value.name == "heat":
             dimensions[2].dim_value, dimensions[3].dim_value = heat_shape
+
+
+def _in_order_of_need(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Returns copies of the nodes, each right before the first that needs it: an order that only the graph decides."""
+    maker = {name: node for node in graph.node for name in node.output}
+    done: set[int] = set()
+    ordered = []
+    stack = [maker[each.name] for each in reversed(graph.output)]
+    while stack:
+        node = stack[-1]
+        missing = [maker[name] for name in node.input if name in maker and id(maker[name]) not in done]
+        if missing:
+            stack.append(missing[0])
+            continue
+        stack.pop()
+        if id(node) not in done:
+            done.add(id(node))
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            ordered.append(copy)
+    return ordered
