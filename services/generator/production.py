@@ -15,8 +15,10 @@ from services.generator.domain import ClassOutcome, ClassRequest, LearnedOptions
 from services.generator.realism import RealismMeter
 from services.generator.variations import VariationMaker, settings_for
 
-CHUNK = 512
-"""Wafers made between two looks at whether the job was stopped."""
+CHUNK = 2048
+"""Variations made between two looks at whether the job was stopped; more share the work on each die grid."""
+LEARNED_CHUNK = 256
+"""Learned wafers made between two such looks."""
 PREVIEW = 16
 """Most wafers of a preview."""
 _RETRIES = 3
@@ -111,8 +113,9 @@ class ClassProduction:
         origin = Origin.LEARNED if learned else Origin.VARIATION
         order = eligible[np.random.default_rng((self._seed, _ORDER_STREAM)).permutation(len(eligible))]
         count = self._request.count
-        for first in range(0, count, CHUNK):
-            numbers = np.arange(first, min(first + CHUNK, count))
+        chunk = LEARNED_CHUNK if learned else CHUNK
+        for first in range(0, count, chunk):
+            numbers = np.arange(first, min(first + chunk, count))
             chosen = order[numbers % len(order)]
             grids = self._without_copies(maker, first, chosen)
             self._meter.add(grids)
