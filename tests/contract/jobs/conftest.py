@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from services.common.database import Database, open_database
 from services.common.jobs import Job
 from services.common.jobs.engine import JobEngine
 from services.common.jobs.local import LocalBackend
+from services.common.jobs.processes import ProcessIdentity
 from services.common.jobs.settings import JobSettings
 from services.common.jobs.store import JobStore
 from tests.helpers.eventually import assert_eventually
@@ -146,7 +148,10 @@ def make_service(kind: str, settings: JobSettings) -> Iterator[Callable[..., Ser
 
 
 def kill_workers(runs: Path) -> None:
-    """Kills the workers of a test."""
+    """Kills the workers of a test: those that are noted, and those whose command line shows that they are about to be."""
+    for path in runs.glob("*/attempts/*/process.json"):
+        note = json.loads(path.read_bytes())
+        ProcessIdentity(note["pid"], note["started"]).signal_group(signal.SIGKILL)
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if any(str(runs) in argument for argument in process.cmdline()):
