@@ -148,7 +148,7 @@ def make_service(kind: str, settings: JobSettings) -> Iterator[Callable[..., Ser
 
 
 def kill_workers(runs: Path) -> None:
-    """Kills the workers of a test: those that are noted, and those whose command line shows that they are about to be."""
+    """Kills the workers of a test: those that are noted, and those whose command line shows that they begin."""
     for path in runs.glob("*/attempts/*/process.json"):
         note = json.loads(path.read_bytes())
         ProcessIdentity(note["pid"], note["started"]).signal_group(signal.SIGKILL)
