@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from services.common import logs
 from services.common.database import open_database
+from services.common.jobs.backends import open_backend
 from services.common.jobs.engine import JobEngine
-from services.common.jobs.local import LocalBackend
 from services.common.jobs.store import JobStore
 from services.common.server import GrpcServer, run_service
 from services.common.settings import load_settings
@@ -26,7 +26,7 @@ async def serve(settings: GeneratorSettings) -> None:
     )
     database = open_database(settings.resolved_database_url)
     jobs = JobStore(database)
-    backend = LocalBackend(settings.runs_folder, slots=settings.job_slots, poll_s=settings.job_poll_s)
+    backend = open_backend(settings)
     engine = JobEngine(JOB_KIND, WORKER_MODULE, jobs, backend, settings, settings.resolved_store_url)
     add_to(server, GeneratorServicer(engine, open_store(settings.resolved_store_url), server.draining))
     await engine.start()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from services.common import logs
 from services.common.database import open_database
+from services.common.jobs.backends import open_backend
 from services.common.jobs.engine import JobEngine
-from services.common.jobs.local import LocalBackend
 from services.common.jobs.store import JobStore
 from services.common.model_repository import ModelRepository
 from services.common.server import GrpcServer, run_service
@@ -26,7 +26,7 @@ async def serve(settings: TrainerSettings) -> None:
         settings, service=SERVICE, port=settings.trainer_port, service_names=[SERVICE_NAME]
     )
     jobs = JobStore(open_database(settings.resolved_database_url))
-    backend = LocalBackend(settings.runs_folder, slots=settings.job_slots, poll_s=settings.job_poll_s)
+    backend = open_backend(settings)
     engine = JobEngine(JOB_KIND, WORKER_MODULE, jobs, backend, settings, settings.resolved_store_url)
     servicer = TrainerServicer(
         engine,
