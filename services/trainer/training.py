@@ -25,7 +25,7 @@ from services.common.jobs.worker import PROGRESS_KIND, JobStopped
 from services.trainer.augmentation import augment
 from services.trainer.backbones import Backbone
 from services.trainer.checkpoint import read_checkpoint, write_checkpoint
-from services.trainer.domain import EPOCH_KIND, EpochReport, TrainingConfig
+from services.trainer.domain import EPOCH_KIND, STAGE_KIND, EpochReport, TrainingConfig
 from services.trainer.features import copies_of, embed, embed_copies, embedder
 from services.trainer.fine_tuning import FineTuner
 from services.trainer.head import HeadState, class_weights, mean_loss, prototype_head, train_epoch
@@ -147,8 +147,11 @@ class _Teaching:
                 copies = self._copies()
                 tune = embed(self._embed, self._tune.planes, self._feature_progress(0.8, 1.0), self._orientations)
                 state = self._restore_head(saved.arrays) if saved else self._first_head(copies)
+                self._begin_training()
                 self._train_head(state, copies, tune)
                 del copies
+            else:
+                self._begin_training()
             if self._fine_epochs:
                 self._fine_tune(saved.arrays if saved and self._progress.fine_tuning else None)
         except JobStopped:
@@ -160,6 +163,10 @@ class _Teaching:
             self._trunk.set_weights(self._best_trunk)
         assert self._best_head is not None  # noqa: S101 - at least one epoch ran
         return Taught(self._best_head, self._progress.best_epoch, self._progress.epoch)
+
+    def _begin_training(self) -> None:
+        share = self._share_done(0.0)
+        self._listener.report(STAGE_KIND, progress=share, stage="training", share=share, device_name="")
 
     def _planned_fine_epochs(self) -> int:
         """Returns the epochs of fine-tuning: as many as its budget of wafers allows, at most a third of all."""

@@ -1,0 +1,82 @@
+"""Jobs and events from the domain to the wire."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import numpy as np
+
+from services.common.evaluation import evaluate
+from services.common.jobs import Job, JobEvent, JobState
+from services.trainer.converters import event_to_proto, job_to_proto
+from services.trainer.domain import EPOCH_KIND, STAGE_KIND, WARNING_KIND, TrainingOutcome, TrainingSpec
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+def event(kind: str, **data: object) -> JobEvent:
+    return JobEvent(3, NOW, kind, data)
+
+
+def test_events_of_every_kind_reach_the_wire() -> None:
+    assert event_to_proto(event("state", state="RUNNING", reason="why")).state_changed.reason == "why"
+    stage = event_to_proto(event(STAGE_KIND, stage="features", share=0.25, device_name="CPU")).stage_started
+    assert (stage.stage, stage.progress, stage.device) == ("features", 0.25, "CPU")
+    assert event_to_proto(event(WARNING_KIND, message="few")).warning.message == "few"
+    numbers = {"loss": 0.5, "accuracy": 0.25, "tune_loss": 1.5, "tune_accuracy": 0.75, "tune_macro_f1": 0.125}
+    epoch = event_to_proto(event(EPOCH_KIND, epoch=2, epochs=9, seconds=0.5, best=True, **numbers)).epoch_ended
+    assert (epoch.epoch, epoch.epochs, epoch.best) == (2, 9, True)
+    assert {name: getattr(epoch, name) for name in numbers} == numbers
+
+
+def test_an_event_of_a_later_version_keeps_its_number_and_has_no_content() -> None:
+    message = event_to_proto(event("novelty", text="x"))
+    assert message.sequence == 3
+    assert message.WhichOneof("event") is None
+
+
+def test_an_outcome_reaches_the_wire_with_every_figure() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]], np.float32)
+    tune = evaluate(probabilities, np.array([0, 1, 1]), ["a", "b", ""], np.array([True, True, False]), draws=10)
+    outcome = TrainingOutcome(
+        best_epoch=4,
+        epochs=9,
+        tune=tune,
+        test=None,
+        class_names=(("c0", "Ring"), ("c1", "없음")),
+        model_bytes=1_200_000,
+        parity_max_difference=1e-6,
+        parity_wafers=3,
+        backbone="wafer-fast",
+        training_wafers=12,
+        seconds=3.5,
+        peak_memory_bytes=2**33,
+        warnings=("few wafers",),
+    )
+    job = Job(
+        id="j",
+        kind="training",
+        state=JobState.SUCCEEDED,
+        display_name="",
+        spec=TrainingSpec("d").to_json(),
+        request_id="",
+        attempt=1,
+        progress=1.0,
+        device="CPU",
+        queue_position=0,
+        result=outcome.to_json(),
+        error=None,
+        created_at=NOW,
+        started_at=NOW,
+        ended_at=NOW,
+        last_sequence=3,
+    )
+    result = job_to_proto(job).result
+    assert not result.HasField("test")
+    assert list(result.tune.confusion) == [1, 0, 1, 1]
+    assert result.tune.classes[1].display_name == "없음"
+    assert result.tune.classes[0].recall_interval.high > 0.5
+    assert result.tune.accepted_error == tune.accepted_error
+    assert result.tune.macro_f1_interval.low == tune.macro_f1_interval.low
+    assert list(result.warnings) == ["few wafers"]
+    assert result.peak_memory_bytes == 2**33
