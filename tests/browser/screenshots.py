@@ -130,7 +130,9 @@ class Photographer:
         page, t = self._page, self._t
         either = re.compile(f"^({re.escape(t('train.start'))}|{re.escape(t('train.again'))})$")
         page.get_by_role("button", name=either).click()
-        page.get_by_text(re.compile(r"(?:[4-9]|\d\d) / \d+")).wait_for(timeout=TRAINING_MS)
+        # Where epochs take milliseconds, packing the model is the first that lasts long enough to be seen.
+        stages = "|".join(re.escape(t(f"train.stage_{stage}")) for stage in ("exporting", "evaluating"))
+        page.get_by_text(re.compile(rf"\d\d / \d+|{stages}")).wait_for(timeout=TRAINING_MS)
         self._save("training")
         page.get_by_role("link", name=t("train.see_score")).wait_for(timeout=TRAINING_MS)
         page.get_by_text(re.compile(t("try.model", version="999").replace("999", r"\d+"))).wait_for()
