@@ -1,30 +1,17 @@
-"""Runs wafers through models: in chunks of like size, on one thread a core, with a bound on what waits."""
+"""Runs the wafers of a call: in chunks of like size, batched with those of other calls, with a bound on what waits."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from numpy.typing import NDArray
 
 from services.common.errors import ResourceExhaustedError
-from services.common.preprocessing import pad_grids
+from services.predictor.batching import Batcher, BatchSize, Grids, Outputs
 from services.predictor.model_server import LoadedModel
-
-Grids = Sequence[NDArray[np.uint8]]
-Outputs = dict[str, NDArray[np.float32]]
-
-MAX_CHUNK_WAFERS = 64
-MAX_CHUNK_PLACES = 4_000_000
-"""Places of the grids of one run, padding included: the graph needs some ten bytes for each."""
-
-_MOST_PADDING = 2
-"""A chunk ends before padding makes it this many times as large as its wafers."""
 
 
 class InferenceRunner:
@@ -38,7 +25,7 @@ class InferenceRunner:
     def __init__(self, max_waiting_wafers: int, threads: int | None = None) -> None:
         self._max_waiting_wafers = max_waiting_wafers
         self._waiting_wafers = 0
-        self._threads = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)), thread_name_prefix="inference")
+        self._batcher = Batcher(threads)
 
     async def run(self, model: LoadedModel, grids: Grids, outputs: Sequence[str]) -> Outputs:
         """Runs wafers of any mix of sizes and counts the request in the model's statistics.
@@ -58,22 +45,18 @@ class InferenceRunner:
         try:
             with self._admitted(len(grids)):
                 chunks = chunks_of([grid.shape for grid in grids])
-                loop = asyncio.get_running_loop()
                 results = await asyncio.gather(
-                    *(
-                        loop.run_in_executor(self._threads, _run, model, [grids[index] for index in chunk], outputs)
-                        for chunk in chunks
-                    )
+                    *(self._batcher.run(model, [grids[index] for index in chunk], outputs) for chunk in chunks)
                 )
         except BaseException:
             model.statistics.failed(time.perf_counter() - start)
             raise
-        model.statistics.succeeded(len(grids), len(chunks), time.perf_counter() - start)
+        model.statistics.succeeded(len(grids), time.perf_counter() - start)
         return _in_order(chunks, results, outputs)
 
     def close(self) -> None:
         """Ends the threads."""
-        self._threads.shutdown(cancel_futures=True)
+        self._batcher.close()
 
     @contextlib.contextmanager
     def _admitted(self, wafers: int) -> Iterator[None]:
@@ -99,26 +82,16 @@ def chunks_of(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
         shapes: Rows and columns of each grid.
     """
     chunks: list[list[int]] = []
-    rows = columns = own = 0
+    size = BatchSize()
     for index in sorted(range(len(shapes)), key=lambda each: shapes[each]):
-        height, width = shapes[index]
-        padded = max(rows, height) * max(columns, width) * (len(chunks[-1]) + 1) if chunks else 0
-        fits = (
-            chunks
-            and len(chunks[-1]) < MAX_CHUNK_WAFERS
-            and padded <= MAX_CHUNK_PLACES
-            and padded <= _MOST_PADDING * (own + height * width)
-        )
-        if not fits:
+        rows, columns = shapes[index]
+        wafer = BatchSize(1, rows, columns, rows * columns)
+        if not chunks or not size.with_more(wafer).fits:
             chunks.append([])
-            rows = columns = own = 0
+            size = BatchSize()
         chunks[-1].append(index)
-        rows, columns, own = max(rows, height), max(columns, width), own + height * width
+        size = size.with_more(wafer)
     return chunks
-
-
-def _run(model: LoadedModel, grids: Grids, outputs: Sequence[str]) -> Outputs:
-    return model.session.run(pad_grids(grids), outputs)
 
 
 def _in_order(chunks: list[list[int]], results: Sequence[Outputs], outputs: Sequence[str]) -> Outputs:

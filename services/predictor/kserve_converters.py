@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from services.common.errors import DataLossError, InvalidArgumentError, UnimplementedError
 from services.common.model_repository import CONFIG_FILE
 from services.common.wafer_map import MAX_SIDE
+from services.predictor.batching import Outputs
 from services.predictor.converters import MAX_WAFERS
-from services.predictor.inference import Outputs
 from services.predictor.model_server import IndexEntry, LoadedModel
 from services.predictor.session import TensorInfo
 

@@ -13,8 +13,9 @@ from services.common.errors import TeachwaferError
 from services.common.server import GrpcServer
 from services.common.wafer_map import WaferMap
 from services.predictor import converters
+from services.predictor.batching import Outputs
 from services.predictor.domain import Answer, decide, heat_on_dies, rank
-from services.predictor.inference import InferenceRunner, Outputs
+from services.predictor.inference import InferenceRunner
 from services.predictor.model_server import LoadedModel, ModelServer
 from services.predictor.session import EMBEDDING, HEAT, NOVELTY, PROBABILITIES
 from services.predictor.streams import until_draining

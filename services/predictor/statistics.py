@@ -38,17 +38,19 @@ class ModelStatistics:
         self.buckets = [0] * (len(LATENCY_BUCKETS_S) + 1)
         self._latencies: deque[float] = deque(maxlen=_REMEMBERED)
 
-    def succeeded(self, wafers: int, executions: int, seconds: float) -> None:
+    def executed(self) -> None:
+        """Counts a run of the model; the wafers of several requests may have been in it."""
+        self.executions += 1
+
+    def succeeded(self, wafers: int, seconds: float) -> None:
         """Counts an answered request.
 
         Args:
             wafers: Wafers in it.
-            executions: Runs of the model that it took.
             seconds: Time from its arrival to its answer.
         """
         self.successes += 1
         self.wafers += wafers
-        self.executions += executions
         self.success_seconds += seconds
         self.last_inference_ms = int(time.time() * 1000)
         self.buckets[bisect_left(LATENCY_BUCKETS_S, seconds)] += 1

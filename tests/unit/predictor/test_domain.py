@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from services.common.model_manifest import ModelClass, ModelManifest
+from services.predictor.batching import MAX_BATCH_PLACES, MAX_BATCH_WAFERS
 from services.predictor.domain import Decision, decide, heat_on_dies, rank
-from services.predictor.inference import MAX_CHUNK_PLACES, MAX_CHUNK_WAFERS, chunks_of
+from services.predictor.inference import chunks_of
 
 MANIFEST = ModelManifest(
     classes=tuple(ModelClass(name, name.upper()) for name in ("a", "b", "c")),
@@ -63,8 +64,8 @@ def test_chunks_hold_each_wafer_once_and_stay_small() -> None:
     for chunk in chunks:
         rows, columns = (max(shapes[index][axis] for index in chunk) for axis in (0, 1))
         padded, own = rows * columns * len(chunk), sum(shapes[index][0] * shapes[index][1] for index in chunk)
-        assert len(chunk) <= MAX_CHUNK_WAFERS
-        assert padded <= MAX_CHUNK_PLACES
+        assert len(chunk) <= MAX_BATCH_WAFERS
+        assert padded <= MAX_BATCH_PLACES
         assert padded <= 2 * own
     assert len(chunks_of([(26, 26)] * 128)) == 2
     assert chunks_of([]) == []
