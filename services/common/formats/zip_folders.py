@@ -32,7 +32,8 @@ def _read(name: str, file: IO[bytes], reading: Reading) -> None:
     except _DAMAGED as error:
         raise InvalidArgumentError(f"The archive is damaged or cut off ({error}).") from error
     with archive:
-        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+        # `is_dir` looks at the name up to its first NUL, which hides what follows and may leave nothing.
+        entries = [entry for entry in archive.infolist() if not entry.orig_filename.endswith("/")]
         _check_total(entries, reading)
         reading.depth = 1
         try:
@@ -42,6 +43,8 @@ def _read(name: str, file: IO[bytes], reading: Reading) -> None:
                     _read_entry(archive, entry, path, reading)
         finally:
             reading.depth = 0
+        if not reading.wafers and not reading.skipped:
+            raise InvalidArgumentError("Expected files with wafer maps. Received: an archive without any.")
 
 
 def _check_total(entries: list[zipfile.ZipInfo], reading: Reading) -> None:

@@ -152,6 +152,18 @@ def test_folders_are_classes() -> None:
     assert report.format_name == "zip with a folder a class"
 
 
+@pytest.mark.parametrize("name", [b"\x00/b.csv", b"a/\x00.csv"])
+def test_entries_with_a_nul_in_their_name_are_refused(name: bytes) -> None:
+    report = read_wafers("a.zip", zipped({"a/b.csv": CSV}).replace(b"a/b.csv", name))
+    assert not report.wafers
+    assert "control characters" in report.skipped[0].reason
+
+
+def test_an_archive_without_wafer_files_says_so() -> None:
+    report = read_wafers("a.zip", zipped({"__MACOSX/b.csv": CSV}))
+    assert "without any" in report.skipped[0].reason
+
+
 @pytest.mark.parametrize("name", ["../a.csv", "a/../../b.csv", "/etc/a.csv", "C:/a.csv", "..\\a.csv", "a/\x07.csv"])
 def test_names_that_lead_out_are_refused(name: str) -> None:
     report = read_wafers("a.zip", zipped({name: CSV, "ok/a.csv": CSV}))
