@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,7 @@ from gateway.clients import Clients
 from gateway.supervisor import serving_addresses
 from gateway.values import ModelState
 from services.common.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError, UnavailableError
-from services.common.model_repository import ModelRepository
+from services.common.model_repository import ModelManifest, ModelRepository
 
 app = typer.Typer(no_args_is_help=True, help="List, describe, load and unload published models.")
 
@@ -39,7 +40,7 @@ def list_models(home: Home = None, predictor_address: PredictorAddress = "", as_
                     "version": version,
                     "state": states.get((model_id, version), "unloaded" if states else "model server not running"),
                     "classes": [each.display_name for each in manifest.classes],
-                    "macro_f1": manifest.scores.get("macro_f1"),
+                    "macro_f1": _scores(manifest).get("macro_f1"),
                     "created_at": manifest.created_at.isoformat(timespec="seconds"),
                 }
             )
@@ -81,7 +82,7 @@ def show(
             ("backbone", manifest.backbone),
             ("data set", manifest.dataset_version),
             ("thresholds", f"accept {manifest.accept_threshold:.3f}, temperature {manifest.temperature:.3f}"),
-            ("scores", ", ".join(f"{name} {value}" for name, value in manifest.scores.items() if _is_plain(value))),
+            ("scores", ", ".join(f"{name} {value}" for name, value in _scores(manifest).items() if _is_plain(value))),
             ("published", manifest.created_at.isoformat(timespec="seconds")),
             ("files", ", ".join(sorted(manifest.files))),
             ("folder", folder),
@@ -209,6 +210,12 @@ def _existing(repository: ModelRepository, model: str) -> tuple[str, int]:
         known = ", ".join(str(each) for each in versions)
         raise NotFoundError("version", model, f"Expected a version of {model_id} ({known}). Received: {version}.")
     return model_id, version or versions[-1]
+
+
+def _scores(manifest: ModelManifest) -> Mapping[str, Any]:
+    """Returns the scores on the locked test, or on the tune wafers where the data set had no test."""
+    scores: Mapping[str, Any] = manifest.scores.get("test") or manifest.scores.get("tune") or {}
+    return scores
 
 
 def _is_plain(value: object) -> bool:

@@ -161,6 +161,9 @@ async def test_from_wafers_to_answers_with_the_trainer_stopped_in_mid_training(h
         (model,) = await studio.models.of_project(project)
         assert model.state is ModelState.READY
 
+    (listed,) = house.command("models", "list")["models"]  # type: ignore[misc]
+    assert ended.result.test is not None
+    assert listed["macro_f1"] == pytest.approx(ended.result.test.macro_f1)
     answer = house.command("evaluate", "--model", model.model_id, "--wafers", str(wafer_set))
     assert answer["wafers"] == len(PATTERNS) * 24
     # Its own training wafers are among them: this says that the served model is the taught one, not how good it is.
