@@ -44,6 +44,7 @@ from gateway.values import (
     TrainingResult,
     TrainingRun,
     VariationOptions,
+    Warned,
 )
 from services.common.errors import from_status
 from services.common.resource_names import DatasetVersionName, GenerationJobName, TrainingJobName
@@ -149,6 +150,8 @@ def training_event(event: trainer_pb2.TrainingEvent) -> TrainingEvent | None:
                 seconds=epoch.seconds,
                 best=epoch.best,
             )
+        case "warning":
+            return Warned(*head, message=event.warning.message)
     return None
 
 

@@ -20,6 +20,7 @@ from gateway.values import (
     Problem,
     StageStarted,
     TrainingRun,
+    Warned,
 )
 from services.common.errors import TeachwaferError, UnavailableError
 
@@ -66,18 +67,16 @@ async def follow_training(clients: Clients, output: Output, run_id: str) -> Trai
     """
     with _bar(output) as bar:
         task = bar.add_task("waiting for a place to run", total=1.0)
-        epochs_begin = 0.0
         async for event in _events(lambda after: clients.trainer.watch(run_id, after)):
             match event:
                 case StageStarted():
-                    epochs_begin = event.progress
                     description = _STAGES.get(event.stage, event.stage)
                     bar.update(task, description=description, completed=event.progress)
                     if event.device:
                         output.say(f"Teaching on {event.device}")
+                case Warned(message=message):
+                    output.say(f"Note: {message}")
                 case EpochEnded():
-                    share = event.epoch / event.epochs
-                    bar.update(task, completed=epochs_begin + (0.9 - epochs_begin) * share)
                     output.say(_epoch_line(event))
                 case JobStateChanged(state=JobState.QUEUED, reason=reason) if reason:  # it will be tried again
                     output.say(f"waiting again: {reason}")

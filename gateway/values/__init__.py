@@ -53,6 +53,7 @@ from gateway.values.training import (
     TrainingOptions,
     TrainingResult,
     TrainingRun,
+    Warned,
 )
 from gateway.values.uploads import (
     Assignment,
@@ -141,4 +142,5 @@ __all__ = [
     "WaferDetail",
     "WaferInfo",
     "WaferPage",
+    "Warned",
 ]

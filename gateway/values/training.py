@@ -218,6 +218,21 @@ class EpochEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class Warned:
+    """Something about the data or the result that a person should know.
+
+    Attributes:
+        sequence: Number of the event in its job, from 1.
+        when: When it happened.
+        message: One or two sentences, English.
+    """
+
+    sequence: int
+    when: datetime
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelPublished:
     """The model of a training was published and serves. Comes after the job's last event.
 
@@ -249,5 +264,5 @@ class PublishFailed:
     problem: Problem
 
 
-TrainingEvent = JobStateChanged | StageStarted | EpochEnded | ModelPublished | PublishFailed
+TrainingEvent = JobStateChanged | StageStarted | EpochEnded | Warned | ModelPublished | PublishFailed
 """What `Studio.training.watch` yields."""

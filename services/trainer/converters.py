@@ -11,6 +11,7 @@ from teachwafer.trainer.v1 import trainer_pb2
 
 from services.common.errors import InvalidArgumentError
 from services.common.jobs import Job, JobEvent, JobState
+from services.common.jobs.worker import PROGRESS_KIND
 from services.common.resource_names import DatasetVersionName, TrainingJobName
 from services.trainer.domain import (
     EPOCH_KIND,
@@ -113,7 +114,7 @@ def event_to_proto(event: JobEvent) -> trainer_pb2.TrainingEvent:
     elif event.kind == EPOCH_KIND:
         values = {field.name: data[field.name] for field in fields(EpochReport)}
         message.epoch_ended.CopyFrom(trainer_pb2.TrainingEvent.EpochEnded(**values))
-    elif event.kind == STAGE_KIND:
+    elif event.kind in (STAGE_KIND, PROGRESS_KIND):
         message.stage_started.CopyFrom(
             trainer_pb2.TrainingEvent.StageStarted(
                 stage=data["stage"], progress=data["share"], device=data["device_name"]

@@ -195,7 +195,7 @@ class _Teaching:
             self._listener.check_cancelled()
             done = begin + (end - begin) * share
             progress = FEATURES_PROGRESS + (TRAINING_PROGRESS - FEATURES_PROGRESS) * done
-            self._listener.report(PROGRESS_KIND, progress=progress, stage="features")
+            self._come_further("features", progress)
 
         return check
 
@@ -259,8 +259,7 @@ class _Teaching:
             progress.right + right,
             progress.step + 1,
         )
-        share = progress.step / steps
-        self._listener.report(PROGRESS_KIND, progress=self._share_done(share), stage="training")
+        self._come_further("training", self._share_done(progress.step / steps))
 
     def _given_up(self) -> bool:
         return 0 < self._config.early_stopping_epochs <= self._progress.stale
@@ -291,6 +290,10 @@ class _Teaching:
         )
         data = {name: getattr(report, name) for name in EpochReport.__slots__}
         self._listener.report(EPOCH_KIND, progress=self._share_done(0.0), **data)
+
+    def _come_further(self, stage: str, share: float) -> None:
+        """Reports how far a stage has come; `share` of the whole work is done."""
+        self._listener.report(PROGRESS_KIND, progress=share, stage=stage, share=share, device_name="")
 
     def _share_done(self, share_of_epoch: float) -> float:
         """Returns the share of the whole work; an epoch of fine-tuning takes about ten times as long as another."""

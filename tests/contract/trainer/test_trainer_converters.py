@@ -8,6 +8,7 @@ import numpy as np
 
 from services.common.evaluation import evaluate
 from services.common.jobs import Job, JobEvent, JobState
+from services.common.jobs.worker import PROGRESS_KIND
 from services.trainer.converters import event_to_proto, job_to_proto
 from services.trainer.domain import EPOCH_KIND, STAGE_KIND, WARNING_KIND, TrainingOutcome, TrainingSpec
 
@@ -22,6 +23,8 @@ def test_events_of_every_kind_reach_the_wire() -> None:
     assert event_to_proto(event("state", state="RUNNING", reason="why")).state_changed.reason == "why"
     stage = event_to_proto(event(STAGE_KIND, stage="features", share=0.25, device_name="CPU")).stage_started
     assert (stage.stage, stage.progress, stage.device) == ("features", 0.25, "CPU")
+    further = event_to_proto(event(PROGRESS_KIND, stage="training", share=0.5, device_name="")).stage_started
+    assert (further.stage, further.progress, further.device) == ("training", 0.5, "")
     assert event_to_proto(event(WARNING_KIND, message="few")).warning.message == "few"
     numbers = {"loss": 0.5, "accuracy": 0.25, "tune_loss": 1.5, "tune_accuracy": 0.75, "tune_macro_f1": 0.125}
     epoch = event_to_proto(event(EPOCH_KIND, epoch=2, epochs=9, seconds=0.5, best=True, **numbers)).epoch_ended
