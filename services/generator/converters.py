@@ -13,6 +13,7 @@ from teachwafer.generator.v1 import generator_pb2
 
 from services.common.errors import FieldViolation, InvalidArgumentError
 from services.common.jobs import Job, JobEvent, JobState
+from services.common.jobs.wire import VALIDATED_ID, check_display_name, fill_in
 from services.common.jobs.worker import PROGRESS_KIND
 from services.common.resource_names import DatasetVersionName, GenerationJobName
 from services.common.wafer_map import WaferGeometry, WaferIdentity, WaferMap
@@ -28,10 +29,8 @@ from services.generator.domain import (
 )
 from services.generator.simulator import DEFAULT_WAFERS_PER_LOT, PATTERNS, SimulatedBatch, SimulatedClass
 
-VALIDATED_ID = "validate-only"
-"""Id in the name of a job that was only checked."""
 _VARIATION_NAMES = ("rotation_degrees", "shear", "horizontal_mirror", "vertical_mirror", "shift", "die_noise")
-_MAX_DISPLAY_NAME, _MAX_REQUEST_ID, _MAX_SIMULATED = 256, 64, 100_000
+_MAX_SIMULATED = 100_000
 
 
 def spec_from_proto(job: generator_pb2.GenerationJob) -> GenerationSpec:
@@ -40,11 +39,7 @@ def spec_from_proto(job: generator_pb2.GenerationJob) -> GenerationSpec:
     Raises:
         InvalidArgumentError: The data set version is no name, the display name too long or a method is missing.
     """
-    if len(job.display_name) > _MAX_DISPLAY_NAME:
-        raise InvalidArgumentError(
-            f"Expected at most {_MAX_DISPLAY_NAME} characters. Received: {len(job.display_name)}.",
-            field="generation_job.display_name",
-        )
+    check_display_name(job.display_name, "generation_job.display_name")
     dataset = DatasetVersionName.parse(job.dataset_version, "generation_job.dataset_version")
     classes = tuple(
         _class_from_proto(each, f"generation_job.classes[{index}]") for index, each in enumerate(job.classes)
@@ -52,35 +47,10 @@ def spec_from_proto(job: generator_pb2.GenerationJob) -> GenerationSpec:
     return GenerationSpec(dataset.id, classes, job.seed)
 
 
-def check_request_id(request_id: str) -> None:
-    """Checks the id of a request.
-
-    Raises:
-        InvalidArgumentError: It is too long.
-    """
-    if len(request_id) > _MAX_REQUEST_ID:
-        raise InvalidArgumentError(
-            f"Expected at most {_MAX_REQUEST_ID} characters. Received: {len(request_id)}.", field="request_id"
-        )
-
-
 def job_to_proto(job: Job) -> generator_pb2.GenerationJob:
     """Returns a job as it stands."""
     message = _requested(GenerationSpec.from_json(job.spec))
-    message.name = str(GenerationJobName(job.id))
-    message.display_name = job.display_name
-    message.state = _state(job.state)
-    message.progress = job.progress
-    message.attempt = job.attempt
-    message.queue_position = job.queue_position
-    message.device = job.device
-    message.create_time.FromDatetime(job.created_at)
-    if job.started_at is not None:
-        message.start_time.FromDatetime(job.started_at)
-    if job.ended_at is not None:
-        message.end_time.FromDatetime(job.ended_at)
-    if job.state is JobState.FAILED and job.error is not None:
-        message.error.CopyFrom(job.error)
+    fill_in(message, job, str(GenerationJobName(job.id)))
     if job.state is JobState.SUCCEEDED and job.result is not None:
         message.result.CopyFrom(_result_to_proto(GenerationOutcome.from_json(job.result)))
     return message

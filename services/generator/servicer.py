@@ -13,6 +13,7 @@ from teachwafer.generator.v1 import generator_pb2, generator_pb2_grpc
 from services.common.dataset import read_manifest
 from services.common.jobs.engine import JobEngine
 from services.common.jobs.watching import until_draining
+from services.common.jobs.wire import check_request_id
 from services.common.resource_names import GenerationJobName
 from services.common.server import GrpcServer
 from services.common.store import BlobStore
@@ -43,7 +44,7 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
         self, request: generator_pb2.CreateGenerationJobRequest, context: _Context
     ) -> generator_pb2.GenerationJob:
         """Checks a request and starts its job."""
-        converters.check_request_id(request.request_id)
+        check_request_id(request.request_id)
         spec = converters.spec_from_proto(request.generation_job)
         check_spec(spec)
         check_against(spec, await asyncio.to_thread(read_manifest, self._store, spec.dataset_id))

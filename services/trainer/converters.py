@@ -9,8 +9,8 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.timestamp_pb2 import Timestamp
 from teachwafer.trainer.v1 import trainer_pb2
 
-from services.common.errors import InvalidArgumentError
 from services.common.jobs import Job, JobEvent, JobState
+from services.common.jobs.wire import VALIDATED_ID, check_display_name, fill_in
 from services.common.jobs.worker import PROGRESS_KIND
 from services.common.resource_names import DatasetVersionName, TrainingJobName
 from services.trainer.domain import (
@@ -23,9 +23,6 @@ from services.trainer.domain import (
     TrainingSpec,
 )
 
-VALIDATED_ID = "validate-only"
-"""Id in the name of a job that was only checked."""
-_MAX_DISPLAY_NAME, _MAX_REQUEST_ID = 256, 64
 # Fields with presence: absent means the default of `TrainingConfig`.
 _OPTIONAL = (
     "epochs",
@@ -45,11 +42,7 @@ def spec_from_proto(job: trainer_pb2.TrainingJob) -> TrainingSpec:
     Raises:
         InvalidArgumentError: a data set version is no name, or the display name is too long.
     """
-    if len(job.display_name) > _MAX_DISPLAY_NAME:
-        raise InvalidArgumentError(
-            f"Expected at most {_MAX_DISPLAY_NAME} characters. Received: {len(job.display_name)}.",
-            field="training_job.display_name",
-        )
+    check_display_name(job.display_name, "training_job.display_name")
     dataset = DatasetVersionName.parse(job.dataset_version, "training_job.dataset_version")
     generated = tuple(
         DatasetVersionName.parse(name, f"training_job.generated_dataset_versions[{index}]").id
@@ -58,35 +51,10 @@ def spec_from_proto(job: trainer_pb2.TrainingJob) -> TrainingSpec:
     return TrainingSpec(dataset.id, generated, _config_from_proto(job.config))
 
 
-def check_request_id(request_id: str) -> None:
-    """Checks the id of a request.
-
-    Raises:
-        InvalidArgumentError: it is too long.
-    """
-    if len(request_id) > _MAX_REQUEST_ID:
-        raise InvalidArgumentError(
-            f"Expected at most {_MAX_REQUEST_ID} characters. Received: {len(request_id)}.", field="request_id"
-        )
-
-
 def job_to_proto(job: Job) -> trainer_pb2.TrainingJob:
     """Returns a job as it stands."""
     message = _requested(TrainingSpec.from_json(job.spec))
-    message.name = str(TrainingJobName(job.id))
-    message.display_name = job.display_name
-    message.state = _state(job.state)
-    message.progress = job.progress
-    message.attempt = job.attempt
-    message.queue_position = job.queue_position
-    message.device = job.device
-    message.create_time.FromDatetime(job.created_at)
-    if job.started_at is not None:
-        message.start_time.FromDatetime(job.started_at)
-    if job.ended_at is not None:
-        message.end_time.FromDatetime(job.ended_at)
-    if job.state is JobState.FAILED and job.error is not None:
-        message.error.CopyFrom(job.error)
+    fill_in(message, job, str(TrainingJobName(job.id)))
     if job.state is JobState.SUCCEEDED and job.result is not None:
         # The result carries more than the protocol shows: warnings, say.
         ParseDict(job.result, message.result, ignore_unknown_fields=True)

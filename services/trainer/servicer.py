@@ -16,6 +16,7 @@ from services.common.errors import FailedPreconditionError
 from services.common.jobs.engine import JobEngine
 from services.common.jobs.run_folder import RunFolder
 from services.common.jobs.watching import until_draining
+from services.common.jobs.wire import check_request_id
 from services.common.model_repository import ModelRepository, checked_model_id
 from services.common.resource_names import TrainingJobName
 from services.common.server import GrpcServer
@@ -62,7 +63,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self, request: trainer_pb2.CreateTrainingJobRequest, context: _Context
     ) -> trainer_pb2.TrainingJob:
         """Checks a request and starts its job."""
-        converters.check_request_id(request.request_id)
+        check_request_id(request.request_id)
         spec = converters.spec_from_proto(request.training_job)
         check_spec(spec)
         await asyncio.to_thread(self._check_datasets, spec)
@@ -112,7 +113,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self, request: trainer_pb2.PublishModelRequest, context: _Context
     ) -> trainer_pb2.PublishModelResponse:
         """Verifies and publishes what a job made."""
-        converters.check_request_id(request.request_id)
+        check_request_id(request.request_id)
         model_id = checked_model_id(request.model_id)
         job = await self._engine.get(TrainingJobName.parse(request.training_job, "training_job").id)
         folder = RunFolder(self._runs_folder / job.id).attempt(job.attempt).path
