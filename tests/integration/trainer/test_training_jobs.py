@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +121,10 @@ async def test_nine_classes_are_taught_and_every_step_is_told(taught) -> None:
     job, events = taught
     assert job.state == JOB.STATE_SUCCEEDED, job.error
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
-    stages = [event.stage_started.stage for event in events if event.HasField("stage_started")]
+    told = [event.stage_started for event in events if event.HasField("stage_started")]
+    # A stage is told again whenever it has come further.
+    stages = [stage for stage, _ in groupby(each.stage for each in told)]
+    assert [each.progress for each in told] == sorted(each.progress for each in told)
     assert stages == ["reading", "features", "training", "exporting", "evaluating"]
     epochs = [event.epoch_ended for event in events if event.HasField("epoch_ended")]
     assert [each.epoch for each in epochs] == [1, 2, 3, 4]
