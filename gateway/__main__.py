@@ -10,9 +10,8 @@ from gateway.app import make_app
 from gateway.settings import GatewaySettings
 from gateway.studio import Studio
 from services.common.errors import UnavailableError
-from services.common.logs import configure
-from services.common.server import announce_listening, run_service
-from services.common.settings import load_settings
+from services.common.program import run_program
+from services.common.server import announce_listening
 
 SERVICE = "gateway"
 
@@ -84,9 +83,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def main() -> None:
     """Reads the settings and serves."""
-    settings = load_settings(GatewaySettings)
-    configure(settings, SERVICE)
-    run_service(serve(settings))
+    run_program(SERVICE, "gateway", "Serves the portal.", GatewaySettings, serve)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from gateway.settings import GatewaySettings
 from services.common.client import connect
 from services.common.errors import FailedPreconditionError, TeachwaferError, UnavailableError
+from services.common.files import write_file
 from services.common.health import STARTUP
 
 START_TIMEOUT_S = 120.0
@@ -319,7 +320,7 @@ def home_locked(home: Path) -> Iterator[Callable[[Mapping[str, str]], None]]:
         notes = home / "serve.json"
         notes.unlink(missing_ok=True)
         try:
-            yield lambda addresses: _write_whole(notes, json.dumps(dict(addresses)))
+            yield lambda addresses: write_file(notes, json.dumps(dict(addresses)).encode())
         finally:
             notes.unlink(missing_ok=True)
 
@@ -339,13 +340,6 @@ def serving_addresses(home: Path) -> dict[str, str]:
     except OSError:
         pass
     return {}
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Writes a file so that readers see all of it or none."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def _log_file(path: Path) -> IO[bytes]:

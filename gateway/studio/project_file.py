@@ -23,6 +23,7 @@ from gateway.catalogue.wafer_rows import NewWafer, to_map
 from gateway.values import Task
 from services.common.dataset import Origin
 from services.common.errors import InvalidArgumentError, TeachwaferError
+from services.common.files import file_sha256
 from services.common.wafer_map import Notch, WaferGeometry, WaferIdentity, WaferMap
 
 FORMAT: Final = "teachwafer-project"
@@ -126,7 +127,7 @@ def write(connection: Connection, project_id: str, target: Path) -> Path:
                 {"name": each.name, "colour": each.colour, "pattern": each.pattern, "enabled": each.enabled}
                 for each in present
             ],
-            "files": {_WAFERS: {"sha256": _sha256(table), "size": table.stat().st_size}},
+            "files": {_WAFERS: {"sha256": file_sha256(table), "size": table.stat().st_size}},
         }
         packed = Path(folder) / "project.zip"
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -280,8 +281,3 @@ def _refused(reason: str, received: str) -> InvalidArgumentError:
         "source",
         reason=reason,
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

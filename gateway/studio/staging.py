@@ -7,7 +7,6 @@ nothing half-stored, and the next one goes on where it stood.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -119,12 +118,6 @@ class Staging:
 def original_key(sha256: str) -> str:
     """Returns the place of an original file in the store."""
     return f"originals/{sha256[:2]}/{sha256}"
-
-
-def file_sha256(path: Path) -> str:
-    """Returns the content address of a file, 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _path(folder: Path, position: int) -> Path:

@@ -18,7 +18,7 @@ from gateway.studio.desk import Desk
 from gateway.studio.disk import disk_errors
 from gateway.studio.intake import Intake, ReadWafer, check_limits, read_files
 from gateway.studio.people import current_person
-from gateway.studio.staging import Staged, Staging, file_sha256, original_key
+from gateway.studio.staging import Staged, Staging, original_key
 from gateway.values import (
     Assignment,
     ExampleMap,
@@ -31,6 +31,7 @@ from gateway.values import (
 )
 from services.common.dataset import Origin
 from services.common.errors import NotFoundError
+from services.common.files import file_sha256
 
 _DONE: TypeAdapter[ImportDone] = TypeAdapter(ImportDone)
 _MAX_SKIPPED = 200

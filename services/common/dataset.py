@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from services.common.dataset_manifest import DatasetClass, DatasetManifest, DatasetTally, DatasetWafer, Origin
 from services.common.errors import AlreadyExistsError, DataLossError, InvalidArgumentError, NotFoundError
+from services.common.files import file_sha256
 from services.common.splitting import Split
 from services.common.store import BlobStore
 from services.common.wafer_map import checked_dies
@@ -136,7 +137,7 @@ class DatasetWriter:
             origins=self._tally.origins,
             lots=len(self._tally.side_of_lot),
             parent=self._parent,
-            sha256=_file_sha256(self._path),
+            sha256=file_sha256(self._path),
             size_bytes=self._path.stat().st_size,
             created_at=datetime.now(UTC),
         )
@@ -278,7 +279,7 @@ def open_dataset(store: BlobStore, dataset_id: str) -> Dataset:
     identifier = _checked_id(dataset_id.removeprefix("datasetVersions/"))
     manifest = read_manifest(store, identifier)
     dataset = _fetch(store, manifest)
-    found = _file_sha256(dataset.path)
+    found = file_sha256(dataset.path)
     if found != manifest.sha256:
         dataset.close()
         raise DataLossError(
@@ -333,11 +334,6 @@ def _stored_sha256(store: BlobStore, dataset_id: str) -> str:
     for chunk in store.stream(_parquet_key(dataset_id)):
         digest.update(chunk)
     return digest.hexdigest()
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _checked_id(dataset_id: str) -> str:

@@ -6,9 +6,7 @@ A version is written into a folder beside its place and moved there by one renam
 
 import contextlib
 import fcntl
-import hashlib
 import json
-import os
 import re
 import shutil
 import uuid
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from services.common.errors import DataLossError, InvalidArgumentError, NotFoundError
+from services.common.files import file_sha256, sync, write_file
 from services.common.model_manifest import ModelClass, ModelManifest
 
 __all__ = ["ModelClass", "ModelManifest", "ModelRepository", "checked_model_id", "config_pbtxt"]
@@ -98,7 +97,7 @@ class ModelRepository:
         folder = self._version_folder(model_id, version)
         for name, expected in self.manifest(model_id, version).files.items():
             path = folder / _checked_file_name(name)
-            found = _sha256(path) if path.is_file() else "no file"
+            found = file_sha256(path) if path.is_file() else "no file"
             if found != expected:
                 raise DataLossError(
                     f"Expected {name} of {model_id} version {version} with SHA-256 {expected}. Received: {found}. "
@@ -172,16 +171,16 @@ class ModelRepository:
         hashes = {}
         for name, source in files.items():
             shutil.copyfile(source, temporary / name)
-            _sync(temporary / name)
-            hashes[name] = _sha256(temporary / name)
+            sync(temporary / name)
+            hashes[name] = file_sha256(temporary / name)
         _write(temporary / MANIFEST_FILE, replace(manifest, files=hashes).to_json().encode())
-        _sync(temporary)
+        sync(temporary)
         first = not (folder / CONFIG_FILE).is_file()
         # A version never stands without a configuration; later ones replace it once they are there.
         if first:
             _write(folder / CONFIG_FILE, config.encode())
         temporary.rename(folder / str(version))
-        _sync(folder)
+        sync(folder)
         if not first:
             _write(folder / CONFIG_FILE, config.encode())
 
@@ -326,24 +325,5 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Writes a file whole or not at all; what a killed publisher leaves of it is found by its name."""
+    write_file(path, data, _TEMPORARY)

@@ -25,7 +25,7 @@ MAX_MEMBERS = 64
 _MAX_HEADER = 4096
 _CHUNK = 1 << 22
 _KINDS = "buifUS"
-_DAMAGED = (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError, zlib.error)
+DAMAGED_ZIP = (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError, zlib.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class ArrayArchive:
             self._zip = zipfile.ZipFile(io.BytesIO(source) if isinstance(source, bytes) else source)
         except FileNotFoundError as error:
             raise NotFoundError("file", str(source)) from error
-        except _DAMAGED as error:
+        except DAMAGED_ZIP as error:
             raise _invalid(
                 f"Expected a NumPy .npz archive. Received a file that is none or is cut off ({error})"
             ) from error
@@ -114,7 +114,7 @@ class ArrayArchive:
                     filled += len(chunk)
                 if member.read(1):
                     raise _invalid(f"Array {name!r} is longer than its header says")
-        except _DAMAGED as error:
+        except DAMAGED_ZIP as error:
             raise _invalid(f"Array {name!r} is damaged ({error})") from error
 
     def _read_headers(self, max_unpacked_bytes: int) -> dict[str, ArrayHeader]:
@@ -129,7 +129,7 @@ class ArrayArchive:
             try:
                 with self._zip.open(member) as file:
                     headers[name] = _read_header(file)
-            except _DAMAGED as error:
+            except DAMAGED_ZIP as error:
                 raise _invalid(f"Array {name[:80]!r} is damaged or no plain array ({error})") from error
         total = sum(header.size_bytes for header in headers.values())
         if total > max_unpacked_bytes:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from services.common import logs
-from services.common.database import open_database
-from services.common.jobs.backends import open_backend
-from services.common.jobs.engine import JobEngine
-from services.common.jobs.store import JobStore
-from services.common.server import GrpcServer, run_service
-from services.common.settings import load_settings
+from services.common.jobs.backends import running_engine
+from services.common.program import run_program
+from services.common.server import GrpcServer
 from services.common.store import open_store
 from services.generator.domain import JOB_KIND
 from services.generator.servicer import SERVICE_NAME, GeneratorServicer, add_to
@@ -24,26 +20,22 @@ async def serve(settings: GeneratorSettings) -> None:
     server = GrpcServer.from_settings(
         settings, service=SERVICE, port=settings.generator_port, service_names=[SERVICE_NAME]
     )
-    database = open_database(settings.resolved_database_url)
-    jobs = JobStore(database)
-    backend = open_backend(settings)
-    engine = JobEngine(JOB_KIND, WORKER_MODULE, jobs, backend, settings, settings.resolved_store_url)
-    add_to(server, GeneratorServicer(engine, open_store(settings.resolved_store_url), server.draining))
-    await engine.start()
-    try:
+    async with running_engine(JOB_KIND, WORKER_MODULE, settings) as engine:
+        add_to(server, GeneratorServicer(engine, open_store(settings.resolved_store_url), server.draining))
         await server.start()
         server.set_serving(True)
         await server.run()
-    finally:
-        await engine.stop()
-        database.close()
 
 
 def main() -> None:
     """Reads the settings and serves."""
-    settings = load_settings(GeneratorSettings)
-    logs.configure(settings, SERVICE)
-    run_service(serve(settings))
+    run_program(
+        SERVICE,
+        "services.generator",
+        "Makes more wafers of a class: variations, or a generator taught on it.",
+        GeneratorSettings,
+        serve,
+    )
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ from teachwafer.generator.v1 import generator_pb2, generator_pb2_grpc
 
 from services.common.dataset import read_manifest
 from services.common.jobs.engine import JobEngine
-from services.common.jobs.watching import until_draining
 from services.common.jobs.wire import check_request_id
 from services.common.resource_names import GenerationJobName
 from services.common.server import GrpcServer
 from services.common.store import BlobStore
+from services.common.streams import until_draining
 from services.generator import converters
 from services.generator.domain import check_against, check_spec
 from services.generator.simulator import SimulatedBatch, simulate
@@ -87,7 +87,8 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
     ) -> AsyncIterator[generator_pb2.GenerationEvent]:
         """Streams the events of a job until it has ended or this server drains."""
         name = GenerationJobName.parse(request.name)
-        async for event in until_draining(self._draining, self._engine.watch(name.id, request.after_sequence)):
+        events = self._engine.watch(name.id, request.after_sequence)
+        async for event in until_draining(events, self._draining, "Watch again after the last event received."):
             yield converters.event_to_proto(event)
 
     async def SimulateWafers(

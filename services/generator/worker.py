@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from services.common.dataset import Dataset, DatasetWriter, open_dataset, read_manifest
 from services.common.errors import NotFoundError
-from services.common.jobs.run_folder import write_file
+from services.common.files import write_file
 from services.common.jobs.worker import PROGRESS_KIND, JobContext, run_worker
 from services.generator.domain import (
     PREVIEW_KIND,

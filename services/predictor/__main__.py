@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 
-from services.common import logs
 from services.common.model_repository import ModelRepository
-from services.common.server import GrpcServer, announce_listening, run_service
-from services.common.settings import load_settings
+from services.common.program import run_program
+from services.common.server import GrpcServer, announce_listening
 from services.predictor import kserve_servicer, servicer
 from services.predictor.inference import InferenceRunner
 from services.predictor.kserve_servicer import KServeServicer
@@ -46,17 +44,13 @@ async def serve(settings: PredictorSettings) -> None:
 
 def main() -> None:
     """Reads the settings and serves."""
-    argparse.ArgumentParser(
-        prog="python -m services.predictor",
-        description="Serves the models of the model repository over gRPC: teachwafer.predictor.v1 and the open "
-        "inference protocol.",
-        epilog="Settings come from the environment: "
-        + ", ".join(f"TEACHWAFER_{name.upper()}" for name in PredictorSettings.model_fields)
-        + ".",
-    ).parse_args()
-    settings = load_settings(PredictorSettings)
-    logs.configure(settings, SERVICE)
-    run_service(serve(settings))
+    run_program(
+        SERVICE,
+        "services.predictor",
+        "Serves the models of the model repository: teachwafer.predictor.v1 and the open inference protocol.",
+        PredictorSettings,
+        serve,
+    )
 
 
 if __name__ == "__main__":

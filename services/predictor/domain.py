@@ -12,6 +12,8 @@ from services.common.model_manifest import ModelClass, ModelManifest
 
 NOVELTY_OF_UNKNOWN = 1.0
 """Novelty above which a wafer is unlike anything taught; models are exported so that it is the same for all."""
+STREAM_AGAIN = "Open the stream again and send what has no answer yet."
+"""What the sender of a stream does when the predictor stops."""
 
 
 class Decision(Enum):

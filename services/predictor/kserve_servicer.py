@@ -13,10 +13,11 @@ from inference import grpc_service_pb2, grpc_service_pb2_grpc
 from services.common.errors import NotFoundError, TeachwaferError, UnimplementedError
 from services.common.model_repository import checked_model_id
 from services.common.server import GrpcServer
+from services.common.streams import until_draining
 from services.predictor import kserve_converters as converters
+from services.predictor.domain import STREAM_AGAIN
 from services.predictor.inference import InferenceRunner
 from services.predictor.model_server import LoadedModel, ModelServer, ModelState
-from services.predictor.streams import until_draining
 
 SERVICE_NAME: str = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 SERVER_NAME = "teachwafer"
@@ -91,7 +92,7 @@ class KServeServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, requests: AsyncIterator[grpc_service_pb2.ModelInferRequest], context: _Context
     ) -> AsyncIterator[grpc_service_pb2.ModelStreamInferResponse]:
         """Runs a model on request after request, in order; a bad request gets its error and does not end the stream."""
-        async for request in until_draining(requests, self._draining):
+        async for request in until_draining(requests, self._draining, STREAM_AGAIN):
             try:
                 yield grpc_service_pb2.ModelStreamInferResponse(infer_response=await self._infer(request))
             except TeachwaferError as error:

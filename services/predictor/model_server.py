@@ -23,7 +23,7 @@ class ModelState(StrEnum):
     LOADING = "LOADING"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
     """A version in service.
 

@@ -11,14 +11,14 @@ from teachwafer.predictor.v1 import predictor_pb2, predictor_pb2_grpc
 
 from services.common.errors import TeachwaferError
 from services.common.server import GrpcServer
+from services.common.streams import until_draining
 from services.common.wafer_map import WaferMap
 from services.predictor import converters
 from services.predictor.batching import Outputs
-from services.predictor.domain import Answer, decide, heat_on_dies, rank
+from services.predictor.domain import STREAM_AGAIN, Answer, decide, heat_on_dies, rank
 from services.predictor.inference import InferenceRunner
 from services.predictor.model_server import LoadedModel, ModelServer
 from services.predictor.session import EMBEDDING, HEAT, NOVELTY, PROBABILITIES
-from services.predictor.streams import until_draining
 
 SERVICE_NAME: str = predictor_pb2.DESCRIPTOR.services_by_name["PredictorService"].full_name
 
@@ -49,7 +49,7 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
         self, requests: AsyncIterator[predictor_pb2.ClassifyRequest], context: _Context
     ) -> AsyncIterator[predictor_pb2.ClassifyResponse]:
         """Classifies request after request, in order."""
-        async for request in until_draining(requests, self._draining):
+        async for request in until_draining(requests, self._draining, STREAM_AGAIN):
             yield await self._classify(request)
 
     async def ListModels(

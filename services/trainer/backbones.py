@@ -6,13 +6,13 @@ the service can check requests without it; the networks themselves are in `servi
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from services.common.errors import FailedPreconditionError, InvalidArgumentError
+from services.common.files import file_sha256
 
 WEIGHTS_FOLDER = Path(__file__).parent / "pretrained"
 """Folder of the shipped weights, their index and the model card."""
@@ -155,12 +155,6 @@ def write_index(folder: Path, file_name: str, digest: str) -> None:
     index = json.loads(path.read_text()) if path.is_file() else {}
     index[file_name] = digest
     path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
-
-
-def file_sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file, 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unusable(backbone: Backbone, why: str) -> FailedPreconditionError:

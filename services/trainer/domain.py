@@ -21,6 +21,8 @@ STAGE_KIND = "stage"
 WARNING_KIND = "warning"
 """Kind of the event that tells what a person should know about the data or the result."""
 
+PARITY_TOLERANCE = 1e-4
+"""Largest difference allowed between a probability of the exported graph and of what taught it."""
 MIN_CLASSES = 2
 """Fewest classes that can be told apart."""
 MIN_CLASS_WAFERS = 5

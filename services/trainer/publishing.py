@@ -6,28 +6,27 @@ here, because time has passed since it was made: hashes, the graph itself, and t
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from services.common.errors import DataLossError, FailedPreconditionError
+from services.common.files import file_sha256
 from services.common.jobs import Job, JobState
 from services.common.model_manifest import ModelManifest
 from services.common.model_repository import ModelRepository, config_pbtxt
+from services.trainer.domain import PARITY_TOLERANCE
 
 CANDIDATE_FILE = "candidate.json"
 """Manifest of a candidate, without model and version; its `files` are hashes of the files beside it."""
 MODEL_FILE = "model.onnx"
 """Graph of a candidate and of a version."""
-PARITY_TOLERANCE = 1e-4
-"""Largest difference of a probability between the exported graph and what taught it."""
 
 
 def write_candidate(folder: Path, manifest: ModelManifest, file_names: tuple[str, ...]) -> None:
     """Writes the manifest of a candidate, with the hashes of its files, beside them."""
-    files = {name: _sha256(folder / name) for name in file_names}
+    files = {name: file_sha256(folder / name) for name in file_names}
     (folder / CANDIDATE_FILE).write_text(replace(manifest, files=files).to_json(), encoding="utf-8")
 
 
@@ -55,7 +54,7 @@ def publish(repository: ModelRepository, job: Job, attempt_folder: Path, model_i
     manifest = _read_candidate(attempt_folder)
     files = {name: attempt_folder / name for name in manifest.files}
     for name, path in files.items():
-        found = _sha256(path) if path.is_file() else "no file"
+        found = file_sha256(path) if path.is_file() else "no file"
         if found != manifest.files[name]:
             raise DataLossError(
                 f"Expected {name} with SHA-256 {manifest.files[name]}. Received: {found}. Teach the model again."
@@ -96,8 +95,3 @@ def _check_graph(model: Path, golden: Path) -> tuple[int, int, int]:
             f"Received: a difference of {difference:.2g}. Teach the model again."
         )
     return int(np.asarray(embedding).shape[1]), int(np.asarray(heat).shape[2]), int(np.asarray(heat).shape[3])
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

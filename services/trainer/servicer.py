@@ -15,12 +15,12 @@ from services.common.dataset import read_manifest
 from services.common.errors import FailedPreconditionError
 from services.common.jobs.engine import JobEngine
 from services.common.jobs.run_folder import RunFolder
-from services.common.jobs.watching import until_draining
 from services.common.jobs.wire import check_request_id
 from services.common.model_repository import ModelRepository, checked_model_id
 from services.common.resource_names import TrainingJobName
 from services.common.server import GrpcServer
 from services.common.store import BlobStore
+from services.common.streams import until_draining
 from services.trainer import converters
 from services.trainer.backbones import BACKBONES, BackboneLibrary
 from services.trainer.domain import TrainingSpec, check_dataset, check_generated, check_spec
@@ -106,7 +106,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> AsyncIterator[trainer_pb2.TrainingEvent]:
         """Streams the events of a job until it has ended or this server drains."""
         name = TrainingJobName.parse(request.name)
-        async for event in until_draining(self._draining, self._engine.watch(name.id, request.after_sequence)):
+        events = self._engine.watch(name.id, request.after_sequence)
+        async for event in until_draining(events, self._draining, "Watch again after the last event received."):
             yield converters.event_to_proto(event)
 
     async def PublishModel(

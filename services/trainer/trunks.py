@@ -15,8 +15,9 @@ import numpy as np
 from keras import layers
 
 from services.common.errors import FailedPreconditionError
+from services.common.files import file_sha256
 from services.common.preprocessing import PLANES
-from services.trainer.backbones import Backbone, BackboneLibrary, file_sha256, unusable, write_index
+from services.trainer.backbones import Backbone, BackboneLibrary, unusable, write_index
 
 # With Keras' 0.99 the moving averages lag hundreds of steps behind and small data sets score at chance.
 _BATCH_NORM_MOMENTUM = 0.9

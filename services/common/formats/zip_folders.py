@@ -5,19 +5,18 @@ import re
 import stat
 import unicodedata
 import zipfile
-import zlib
 from pathlib import PurePosixPath
 from typing import IO
 
 from services.common.errors import InvalidArgumentError
 from services.common.formats.reading import Format, LabelledWafer, Reading
 from services.common.formats.registry import read_file
+from services.common.npz import DAMAGED_ZIP
 
 _IGNORED = ("__MACOSX", "Thumbs.db", "desktop.ini")
 _UTF8_FLAG = 0x800
 _ENCRYPTED_FLAG = 0x1
 _RATIO_FREE_BYTES = 1 << 20
-_DAMAGED = (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError, zlib.error)
 
 
 def _sniff(name: str, head: bytes) -> bool:
@@ -29,7 +28,7 @@ def _read(name: str, file: IO[bytes], reading: Reading) -> None:
         raise InvalidArgumentError("An archive inside an archive is not opened. Unpack it first.")
     try:
         archive = zipfile.ZipFile(file)
-    except _DAMAGED as error:
+    except DAMAGED_ZIP as error:
         raise InvalidArgumentError(f"The archive is damaged or cut off ({error}).") from error
     with archive:
         # `is_dir` looks at the name up to its first NUL, which hides what follows and may leave nothing.
@@ -66,7 +65,7 @@ def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: str, rea
     try:
         with archive.open(entry) as member:
             data = member.read(entry.file_size + 1)
-    except _DAMAGED as error:
+    except DAMAGED_ZIP as error:
         reading.skip(path, f"The entry is damaged ({error}).")
         return
     before = len(reading.wafers)

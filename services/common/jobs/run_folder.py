@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from services.common.files import write_file
 
 MAX_READ_BYTES = 4 * 1024 * 1024
 """Most bytes of events that one read takes, so that a long backlog is stored in portions."""
@@ -230,28 +231,6 @@ class RunFolder:
 def to_json(value: Any) -> bytes:
     """Writes a value as JSON; NumPy scalars and arrays become numbers and lists, all else that JSON lacks its text."""
     return json.dumps(value, default=_plain, separators=(",", ":")).encode()
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Writes a file so that readers see all of it or nothing, and so that it survives a power cut.
-
-    Raises:
-        OSError: If the disk is full or the folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _read_or_none(path: Path) -> bytes | None:

@@ -36,8 +36,9 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from services.common import errors
+from services.common.files import write_file
 from services.common.jobs.model import ExitCode
-from services.common.jobs.run_folder import AttemptFolder, RunFolder, WorkerEvent, WorkOrder, to_json, write_file
+from services.common.jobs.run_folder import AttemptFolder, RunFolder, WorkerEvent, WorkOrder, to_json
 from services.common.store import BlobStore, open_store
 
 PROGRESS_KIND = "progress"

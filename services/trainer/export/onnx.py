@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 
 from services.common.errors import InternalError
 from services.common.preprocessing import pad_grids
+from services.trainer.domain import PARITY_TOLERANCE
 
 OPSET = 17
 """The newest operator set that tf2onnx writes without gaps; every onnxruntime since 1.12 reads it."""
 OUTPUTS = ("probabilities", "novelty", "embedding", "heat")
 """Outputs of the graph, by name."""
-PARITY_TOLERANCE = 1e-4
-"""Largest difference allowed between an ONNX and a Keras probability."""
 PARITY_BATCHES = (1, 5, 97)
 """Batch sizes at which the answers are compared."""
 
