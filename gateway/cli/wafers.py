@@ -18,7 +18,7 @@ from services.common.errors import FailedPreconditionError, InvalidArgumentError
 from services.common.formats import Skipped, read_wafers
 from services.common.splitting import split_report
 from services.common.store import BlobStore
-from services.common.wafer_map import WaferMap
+from services.common.wafer_map import WaferMap, dies_sha256
 from services.common.wafer_set import read_wafer_set
 
 Grid = NDArray[np.uint8]
@@ -141,7 +141,7 @@ def freeze(store: BlobStore, taught: TaughtWafers, *, hold_back: bool, seed: int
             reason="TOO_FEW_CLASSES",
         )
     ids = {each.display_name: each.class_id for each in classes}
-    digests = [_digest(grid) for grid in taught.grids]
+    digests = [dies_sha256(grid) for grid in taught.grids]
     sides, warnings = [Split.TRAIN] * len(taught), tuple[str, ...]()
     if hold_back:
         report = split_report(taught.labels, taught.lots, seed=seed, digests=digests)
@@ -233,11 +233,6 @@ def _files(folder: Path) -> list[Path]:
 def _numbered(file: Path, count: int) -> list[str]:
     """Returns a name for each wafer of a file."""
     return [str(file)] if count == 1 else [f"{file}#{index}" for index in range(count)]
-
-
-def _digest(grid: Grid) -> str:
-    """Returns the content address of a grid."""
-    return hashlib.sha256(f"{grid.shape}".encode() + grid.tobytes()).hexdigest()
 
 
 def failure_text(error: TeachwaferError) -> str:
