@@ -56,6 +56,10 @@ bench: $(TEST_STAMP) ## Measure side by side: serving, generating, training
 pretrain: $(STAMP) ## Pretrain the shipped backbones anew (hours; continues where it was stopped)
 	$(BIN)/python -m services.trainer.pretrain
 
+.PHONY: evaluate-protocols
+evaluate-protocols: $(STAMP) ## Measure what 5 to 50 wafers a class teach, on the wafers of DATA (default ../shared/data)
+	$(BIN)/python -m services.trainer.protocols few-shot --wafers $(or $(DATA),../shared/data)/wafers_dev.npz --source WM-811K
+
 .PHONY: test-gpu
 test-gpu: $(TEST_STAMP) ## Run the tests that need an NVIDIA GPU
 	TEACHWAFER_TEST_GPU=0 $(BIN)/pytest tests/gpu

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,10 +44,14 @@ def predict(
 
 
 def evaluate(
-    model: Model,
     wafers: Annotated[
         Path, typer.Option(help="Wafer-set .npz with labels, or a folder with one folder a class.", show_default=False)
     ],
+    model: Model = "",
+    protocol: Annotated[
+        str,
+        typer.Option(help="few-shot: instead of a model, measure what 5 to 50 wafers a class of this set would teach."),
+    ] = "",
     source: Annotated[str, typer.Option(help="Of a wafer set, only the wafers of this source.")] = "",
     home: Home = None,
     local: Local = False,
@@ -56,9 +62,24 @@ def evaluate(
 
     Wafers whose class the model was not taught are not scored; it is told how many of them it called unknown.
     """
+    if protocol:
+        raise typer.Exit(_run_protocol(protocol, wafers, source, as_json))
     model_id, version = parse_model(model)
     reach = Reach.to(home, local, predictor=predictor_address)
     asyncio.run(_evaluate(Output(as_json), reach, wafers, source, model_id, version))
+
+
+def _run_protocol(protocol: str, wafers: Path, source: str, as_json: bool) -> int:
+    """Has the trainer's own program measure; returns its exit code.
+
+    A command and not an import: the gateway runs without the trainer's code.
+    """
+    if protocol != "few-shot":
+        raise InvalidArgumentError(f"Expected few-shot. Received: {protocol[:100]!r}.", field="protocol")
+    command = [sys.executable, "-m", "services.trainer.protocols", protocol, "--wafers", str(wafers)]
+    command += ["--source", source] if source else []
+    command += ["--json"] if as_json else []
+    return subprocess.run(command, check=False).returncode  # noqa: S603
 
 
 async def _predict(output: Output, reach: Reach, files: list[Path], model_id: str, version: int, top: int) -> None:

@@ -50,17 +50,17 @@ class Backbone:
 BACKBONES: Mapping[str, Backbone] = {
     each.backbone_id: each
     for each in (
-        Backbone("wafer-fast", "Fast (48 cells)", 48, "wafer-fast.npz", 275_104, 20.943, model_size="fast"),
+        Backbone("wafer-fast", "Fast (48 cells)", 48, "wafer-fast.npz", 476_608, 27.574, model_size="fast"),
         Backbone(
-            "wafer-balanced", "Balanced (64 cells)", 64, "wafer-balanced.npz", 392_416, 53.232, model_size="balanced"
+            "wafer-balanced", "Balanced (64 cells)", 64, "wafer-balanced.npz", 645_504, 71.352, model_size="balanced"
         ),
         Backbone(
             "wafer-best",
             "Best (64 cells, eight orientations)",
             64,
             "wafer-balanced.npz",
-            392_416,
-            425.853,
+            645_504,
+            570.818,
             orientations=ORIENTATIONS,
             model_size="best",
         ),

@@ -22,6 +22,7 @@ LOGIT_SCALE = 12.0
 NEIGHBOURS = 3
 """Nearest taught wafers whose mean distance says how new a wafer is."""
 _EPSILON = 1e-6
+_PEAK_EPSILON = 1e-6
 _PACKAGE = "teachwafer"
 
 
@@ -63,14 +64,28 @@ class Calibration:
     bank: NDArray[np.float32]
 
 
-def pooled_of(maps: Sequence[Any]) -> Any:
-    """Returns the averages of feature maps over the wafer, side by side: (N, channels of all maps)."""
-    return ops.concatenate([ops.mean(each, axis=(1, 2)) for each in maps], axis=-1)
+def pooled_of(maps: Sequence[Any]) -> list[Any]:
+    """Returns feature maps pooled over the wafer: one vector (N, width) for evidence, one for patterns if there is one.
+
+    Evidence is the mean of each channel of the fine and the coarse map, and the peak of each of the coarse one: its
+    generalised mean of power 4 (Radenovic et al., TPAMI 2019), in which a small blob weighs more than in the mean.
+    """
+    if len(maps) == 1:
+        return [ops.mean(maps[0], axis=(1, 2))]
+    fine, coarse, patterns = maps
+    means = [ops.mean(each, axis=(1, 2)) for each in (fine, coarse)]
+    return [ops.concatenate([*means, peak_of(coarse)], axis=-1), ops.mean(patterns, axis=(1, 2))]
+
+
+def peak_of(feature_map: Any) -> Any:
+    """Returns the generalised mean of power 4 of each channel of a map (N, h, w, c) of values >= 0: (N, c)."""
+    return ops.sqrt(ops.sqrt(ops.mean(ops.square(ops.square(feature_map)), axis=(1, 2)) + _PEAK_EPSILON))
 
 
 def embedding_of(maps: Sequence[Any]) -> Any:
-    """Returns the embedding of feature maps: their averages over the wafer, side by side, scaled to length 1."""
-    return unit_length(pooled_of(maps))
+    """Returns the embedding of feature maps (N, D), of length 1: evidence and patterns, each scaled to equal length."""
+    pooled = pooled_of(maps)
+    return ops.concatenate([unit_length(each) for each in pooled], axis=-1) / float(np.sqrt(len(pooled)))
 
 
 def unit_length(features: Any) -> Any:
@@ -187,7 +202,9 @@ class Answers(keras.layers.Layer):  # type: ignore[misc]
 
     def build(self, shapes: Any) -> None:
         """Makes the weights."""
-        width = sum(shape[-1] for shape in shapes)
+        widths = [shape[-1] for shape in shapes]
+        # Fine, coarse, peaks of coarse, patterns; see `pooled_of`.
+        width = widths[0] if len(widths) == 1 else sum(widths) + widths[1]
         self.kernel = self.add_weight(shape=(width, self.classes), name="kernel", trainable=False)
         self.bias = self.add_weight(shape=(self.classes,), name="bias", trainable=False)
         self.bank = self.add_weight(shape=(self.bank_size, width), name="bank", trainable=False)
@@ -210,15 +227,14 @@ class Answers(keras.layers.Layer):  # type: ignore[misc]
 
     def call(self, maps: Sequence[Any]) -> dict[str, Any]:
         """Returns the four outputs by name."""
-        pooled = pooled_of(maps)
-        embedding = unit_length(pooled)
+        embedding = embedding_of(maps)
         logits = LOGIT_SCALE * (ops.matmul(embedding, self.kernel) + self.bias)
         probabilities = ops.softmax(logits / self.scales[0], axis=-1)
         return {
             "probabilities": probabilities,
             "novelty": self._novelty(embedding, probabilities),
             "embedding": embedding,
-            "heat": self._heat(maps, pooled),
+            "heat": self._heat(maps),
         }
 
     def _novelty(self, embedding: Any, probabilities: Any) -> Any:
@@ -228,16 +244,25 @@ class Answers(keras.layers.Layer):  # type: ignore[misc]
         doubt = 1.0 - ops.max(probabilities, axis=-1)
         return (distance / self.scales[1] + doubt / self.scales[2]) / self.scales[3]
 
-    def _heat(self, maps: Sequence[Any], pooled: Any) -> Any:
-        length = ops.sqrt(ops.sum(ops.square(pooled), axis=-1))[:, None, None, None] + _EPSILON
+    def _heat(self, maps: Sequence[Any]) -> Any:
+        pooled = pooled_of(maps)
+        lengths = [ops.sqrt(ops.sum(ops.square(each), axis=-1))[:, None, None, None] + _EPSILON for each in pooled]
+        parts = [(maps[0], lengths[0])]
+        if len(maps) > 1:
+            fine, coarse, patterns = maps
+            peak = peak_of(coarse)[:, None, None, :]
+            # The places of a channel share its peak in proportion to the power that the peak averages.
+            shared = ops.square(ops.square(coarse)) / (ops.square(ops.square(peak)) + _PEAK_EPSILON) * peak
+            parts = [(fine, lengths[0]), (coarse, lengths[0]), (shared, lengths[0]), (patterns, lengths[1])]
         side, start, heat = maps[0].shape[1], 0, 0.0
-        for each in maps:
+        for each, length in parts:
             kernel = self.kernel[start : start + each.shape[-1]]
             start += each.shape[-1]
-            part = ops.matmul(each, kernel)
             factor = side // each.shape[1]
+            part = ops.matmul(each, kernel) / length
             heat = heat + ops.repeat(ops.repeat(part, factor, axis=1), factor, axis=2)
-        return ops.transpose(ops.relu(LOGIT_SCALE * heat / length), (0, 3, 1, 2))
+        scale = LOGIT_SCALE / float(np.sqrt(len(pooled)))
+        return ops.transpose(ops.relu(scale * heat), (0, 3, 1, 2))
 
     def get_config(self) -> dict[str, Any]:
         """Returns what makes an equal layer."""

@@ -1,9 +1,10 @@
 """Pretrains the shipped backbones on real and simulated wafers: `python -m services.trainer.pretrain`.
 
-One trunk, three heads on its embedding, taught side by side: the nine classes of WM-811K (softmax), the patterns of
-the simulator (softmax), and the eight patterns of MixedWM38 and of simulated mixtures (one sigmoid each). Cross entropy
-with label smoothing, AdamW with a cosine, the eight orientations and die noise, classes drawn in proportion to the
-square root of their wafers.
+One trunk, three tasks, taught side by side: the nine classes of WM-811K (softmax), the patterns of the simulator
+(softmax), and the eight patterns of MixedWM38 and of simulated mixtures (one sigmoid each). Each task has a linear head
+on the patterns and, with half the weight, another on the evidence, so that both parts of the embedding learn to tell
+patterns apart. Cross entropy with label smoothing, AdamW with a cosine, the eight orientations and die noise, classes
+drawn in proportion to the square root of their wafers.
 
 No leak: the real wafers are split by lot exactly as `teachwafer train` splits the same file (`split_by_lot`, seed 0),
 and only lots of the training side are read. Nothing is chosen by the tune or test lots either: the last step's weights
@@ -15,6 +16,7 @@ Every 200 steps everything is written to the work folder; started again it goes 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import subprocess
 import sys
@@ -35,7 +37,7 @@ from services.common.splitting import Split, split_by_lot
 from services.common.wafer_set import WaferSet, read_wafer_set
 from services.trainer.augmentation import augment
 from services.trainer.backbones import BACKBONES, WEIGHTS_FOLDER, Backbone
-from services.trainer.network import LOGIT_SCALE, embedding_of
+from services.trainer.network import LOGIT_SCALE, pooled_of, unit_length
 from services.trainer.trunks import build_trunk, save_weights
 
 PATTERNS = ("Center", "Donut", "Edge-Loc", "Edge-Ring", "Loc", "Near-full", "Random", "Scratch")
@@ -43,6 +45,7 @@ PATTERNS = ("Center", "Donut", "Edge-Loc", "Edge-Ring", "Loc", "Near-full", "Ran
 
 _CHECKPOINT_STEPS = 200
 _SMOOTHING = 0.02
+_EVIDENCE_WEIGHT = 0.5
 _WARMUP_STEPS = 100
 
 
@@ -95,7 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     real, simulated = read_wafer_set(options.data), read_wafer_set(options.simulated)
     for backbone_id in options.backbones:
         backbone = BACKBONES[backbone_id]
-        tasks = tasks_of(real, simulated, backbone.size)
+        tasks = tasks_of(real, simulated, backbone.size, frozenset(options.leave_out))
+        if options.tasks:
+            tasks = rebalanced([task for task in tasks if task.name in options.tasks])
         recipe = Recipe(steps=options.steps, seed=options.seed)
         trunk = pretrain(backbone, tasks, recipe, options.work / f"{backbone_id}-{options.seed}")
         digest = save_weights(trunk, options.out, backbone.weights)
@@ -115,16 +120,17 @@ def simulate(path: Path) -> None:
     subprocess.run([sys.executable, "-m", "services.generator.simulator", *command], check=True)  # noqa: S603
 
 
-def tasks_of(real: WaferSet, simulated: WaferSet, size: int) -> list[Task]:
+def tasks_of(real: WaferSet, simulated: WaferSet, size: int, leave_out: frozenset[str] = frozenset()) -> list[Task]:
     """Returns the heads and their wafers; of the real ones only those of training lots.
 
     Args:
         real: WM-811K and MixedWM38 with labels, sources and lots.
         simulated: labels only.
         size: cells along each side.
+        leave_out: patterns of which no real wafer is read, to measure how classes nobody knew are taught.
     """
-    wm = _rows_of(real, "WM-811K")
-    mixed = _rows_of(real, "MixedWM38")
+    wm = _rows_of(real, "WM-811K", leave_out)
+    mixed = _rows_of(real, "MixedWM38", leave_out)
     sim_labels = simulated.labels or []
     single = [index for index, label in enumerate(sim_labels) if "+" not in label]
     known = {"none", *PATTERNS}
@@ -152,12 +158,22 @@ def _exclusive_task(name: str, planes: NDArray[np.float16], labels: Sequence[str
     return Task(name, planes, targets, _chances(labels, 0.5), exclusive=True, share=share)
 
 
-def _rows_of(real: WaferSet, source: str) -> list[int]:
-    """Returns the wafers of one source that lie in training lots."""
+def rebalanced(tasks: Sequence[Task]) -> list[Task]:
+    """Returns tasks with shares that sum up to 1."""
+    whole = sum(task.share for task in tasks)
+    return [dataclasses.replace(task, share=task.share / whole) for task in tasks]
+
+
+def _rows_of(real: WaferSet, source: str, leave_out: frozenset[str]) -> list[int]:
+    """Returns the wafers of one source that lie in training lots and show no pattern that is left out."""
     labels, groups, sources = real.labels or [], real.groups or [], real.sources or []
     rows = [index for index, each in enumerate(sources) if each == source]
     sides = split_by_lot([labels[index] for index in rows], [groups[index] for index in rows], seed=0)
-    return [index for index, side in zip(rows, sides, strict=True) if side == Split.TRAIN.value]
+    return [
+        index
+        for index, side in zip(rows, sides, strict=True)
+        if side == Split.TRAIN.value and leave_out.isdisjoint(labels[index].split("+"))
+    ]
 
 
 def _planes(wafers: WaferSet, rows: Sequence[int], size: int) -> NDArray[np.float16]:
@@ -185,8 +201,12 @@ def pretrain(backbone: Backbone, tasks: Sequence[Task], recipe: Recipe, work: Pa
     """
     keras.utils.set_random_seed(recipe.seed)
     trunk = build_trunk(backbone)
-    embedding = embedding_of(trunk.outputs)
-    heads = [keras.layers.Dense(task.targets.shape[1], name=f"head_{task.name}")(embedding) for task in tasks]
+    evidence, patterns = (unit_length(each) for each in pooled_of(trunk.outputs))
+    heads = [
+        keras.layers.Dense(task.targets.shape[1], name=f"{part}_{task.name}")(features)
+        for part, features in (("patterns", patterns), ("evidence", evidence))
+        for task in tasks
+    ]
     model = keras.Model(trunk.inputs[0], heads)
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, recipe.steps - _WARMUP_STEPS, warmup_target=recipe.learning_rate, warmup_steps=_WARMUP_STEPS
@@ -218,13 +238,15 @@ def _train_step(model: keras.Model, optimizer: Any, tasks: Sequence[Task]) -> An
     def step(planes: Any, targets: Any) -> Any:
         with tf.GradientTape() as tape:
             outputs = model(planes, training=True)
-            losses, start = [], 0
-            for task, output, target in zip(tasks, outputs, targets, strict=True):
-                rows = target.shape[0]
-                logits = output[start : start + rows] * LOGIT_SCALE
-                losses.append(_loss(task, target, logits))
-                start += rows
-            total = sum(task.share * loss for task, loss in zip(tasks, losses, strict=True))
+            losses, total, start = [], 0.0, 0
+            for index, (task, target) in enumerate(zip(tasks, targets, strict=True)):
+                rows = slice(start, start + target.shape[0])
+                by_patterns, by_evidence = (
+                    _loss(task, target, outputs[place][rows] * LOGIT_SCALE) for place in (index, index + len(tasks))
+                )
+                losses.append(by_patterns)
+                total += task.share * (by_patterns + _EVIDENCE_WEIGHT * by_evidence)
+                start = rows.stop
         gradients = tape.gradient(total, model.trainable_variables)
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
         return losses
@@ -283,6 +305,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=WEIGHTS_FOLDER, help="folder that the weights are written to")
     parser.add_argument("--steps", type=int, default=Recipe().steps)
     parser.add_argument("--seed", type=int, default=Recipe().seed)
+    parser.add_argument(
+        "--leave-out", nargs="*", choices=PATTERNS, default=[], help="patterns of which no real wafer is read"
+    )
+    parser.add_argument("--tasks", nargs="*", choices=("real", "simulated", "mixed"), help="default: all three")
     names = [each.backbone_id for each in BACKBONES.values() if each.weights and each.orientations == 1]
     parser.add_argument("--backbones", nargs="+", choices=names, default=names)
     return parser

@@ -1,8 +1,8 @@
 """The networks behind the backbones: one function each, reading from the wafer to the feature maps.
 
-A trunk turns planes (see `services.common.preprocessing`) into feature maps at one or two resolutions. Their averages
-over the wafer, side by side and scaled to unit length, are the embedding; a linear head on the embedding is the
-classifier, and the same head on the maps is the heat map.
+A trunk turns planes (see `services.common.preprocessing`) into feature maps: fine, coarse, and a map of patterns that
+pretraining knows. Pooled over the wafer they are the embedding (see `services.trainer.network`); a linear head on the
+embedding is the classifier, and the same head on the maps is the heat map.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ from services.trainer.backbones import Backbone, BackboneLibrary, unusable, writ
 
 # With Keras' 0.99 the moving averages lag hundreds of steps behind and small data sets score at chance.
 _BATCH_NORM_MOMENTUM = 0.9
-_WIDTHS = {"wafer-fast.npz": (16, 24, 32, 48, 72, 112, 144), "wafer-balanced.npz": (16, 32, 40, 56, 80, 128, 192)}
+_WIDTHS = {"wafer-fast.npz": (32, 64, 128), "wafer-balanced.npz": (48, 80, 144)}
+
+PATTERN_CHANNELS = 64
+"""Channels of the pattern map: the few directions in which pretraining told all its patterns apart."""
 
 
 def build_trunk(backbone: Backbone) -> keras.Model:
     """Returns the network of a backbone with random weights.
 
     Returns:
-        Model from planes (N, size, size, 2) to one or two feature maps (N, h, w, channels), the coarsest last; each
-        side of a map is a multiple of the next one's.
+        Model from planes (N, size, size, 2) to one feature map (N, h, w, channels), or to fine, coarse, patterns.
     """
     if not backbone.weights:
         return mobilenet_v2(backbone.size)
@@ -57,32 +59,41 @@ def load_trunk(backbone: Backbone, library: BackboneLibrary) -> keras.Model:
     return trunk
 
 
-def wafer_cnn(size: int, widths: tuple[int, int, int, int, int, int, int], name: str) -> keras.Model:
-    """Returns a plain network of seven 3 x 3 convolutions that halves its resolution three times.
+def wafer_cnn(size: int, widths: tuple[int, int, int], name: str) -> keras.Model:
+    """Returns a small residual network with taps at two resolutions (He et al., CVPR 2016).
 
-    Wafers hold two kinds of evidence: thin or small shapes, seen at the second tap, and the pattern as a whole.
+    Wafers hold two kinds of evidence: thin or small shapes, seen at the first tap, and the pattern as a whole. The stem
+    halves the resolution at once, because a convolution of two planes at full resolution is all memory traffic.
 
     Args:
         size: cells along each side, a multiple of 8.
-        widths: channels of the seven convolutions.
+        widths: channels of stem, fine and coarse maps.
         name: name of the model; part of the names of its layers.
 
     Returns:
-        Model from planes (N, size, size, 2) to maps (N, size/4, size/4, widths[4]), (N, size/8, size/8, widths[6]).
+        Model from planes (N, size, size, 2) to maps (N, size/4, size/4, widths[1]), (N, size/8, size/8, widths[2]) and
+        the pattern map (N, size/8, size/8, PATTERN_CHANNELS), a linear function of the other two.
     """
     planes = keras.Input((size, size, PLANES), name="planes")
-    x = _block(planes, widths[0], 1, "full")
-    x = _block(x, widths[1], 2, "half_down")
-    x = _block(x, widths[2], 1, "half")
-    x = _block(x, widths[3], 2, "quarter_down")
-    fine = x = _block(x, widths[4], 1, "quarter")
-    x = _block(x, widths[5], 2, "eighth_down")
-    coarse = _block(x, widths[6], 1, "eighth")
-    return keras.Model(planes, [fine, coarse], name=name)
+    x = _block(planes, widths[0], 2, "half", kernel=4)
+    x = _block(x, widths[1], 2, "quarter")
+    fine = x = _residual(x, widths[1], "quarter_residual")
+    x = _block(x, widths[2], 2, "eighth")
+    coarse = _residual(x, widths[2], "eighth_residual")
+    evidence = layers.Concatenate(name="evidence")([layers.AveragePooling2D(2, name="fine_down")(fine), coarse])
+    patterns = layers.Conv2D(PATTERN_CHANNELS, 1, name="patterns")(evidence)
+    return keras.Model(planes, [fine, coarse, patterns], name=name)
 
 
-def _block(x: Any, channels: int, stride: int, name: str) -> Any:
-    x = layers.Conv2D(channels, 3, strides=stride, padding="same", use_bias=False, name=f"{name}_conv")(x)
+def _residual(x: Any, channels: int, name: str) -> Any:
+    y = _block(x, channels, 1, f"{name}_a")
+    y = layers.Conv2D(channels, 3, padding="same", use_bias=False, name=f"{name}_b_conv")(y)
+    y = layers.BatchNormalization(momentum=_BATCH_NORM_MOMENTUM, epsilon=1e-3, name=f"{name}_b_norm")(y)
+    return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([x, y]))
+
+
+def _block(x: Any, channels: int, stride: int, name: str, kernel: int = 3) -> Any:
+    x = layers.Conv2D(channels, kernel, strides=stride, padding="same", use_bias=False, name=f"{name}_conv")(x)
     x = layers.BatchNormalization(momentum=_BATCH_NORM_MOMENTUM, epsilon=1e-3, name=f"{name}_norm")(x)
     return layers.ReLU(name=f"{name}_relu")(x)
 

@@ -16,13 +16,15 @@ from services.trainer.calibration import neighbour_distance
 from services.trainer.export.onnx import OUTPUTS, Answers, answers_of, export_onnx, open_session, prove_parity
 from services.trainer.head import log_softmax
 from services.trainer.network import LOGIT_SCALE, Calibration, Head, embedding_model, taught_model
-from services.trainer.trunks import build_trunk, load_trunk, multiplications, save_weights, wafer_cnn
+from services.trainer.trunks import PATTERN_CHANNELS, build_trunk, load_trunk, multiplications, save_weights, wafer_cnn
 from tests.unit.trainer.wafers import simulated
 
 # Keras 3.15 reads TensorFlow's variables in a way that NumPy 2 frowns at.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 SIZE = 16
+EVIDENCE = 6 + 8 + 8
+WIDTH = EVIDENCE + PATTERN_CHANNELS
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +35,14 @@ def grids():
 @pytest.fixture(scope="module")
 def trunk():
     keras.utils.set_random_seed(0)
-    return wafer_cnn(SIZE, (4, 4, 6, 6, 8, 8, 10), "tiny")
+    return wafer_cnn(SIZE, (4, 6, 8), "tiny")
 
 
 def taught(trunk, orientations):
     random = np.random.default_rng(0)
-    bank = np.abs(random.normal(size=(7, 18))).astype(np.float32)
+    bank = np.abs(random.normal(size=(7, WIDTH))).astype(np.float32)
     bank /= np.linalg.norm(bank, axis=1, keepdims=True)
-    head = Head(random.normal(size=(18, 3)).astype(np.float32), np.array([0.1, 0, -0.1], np.float32))
+    head = Head(random.normal(size=(WIDTH, 3)).astype(np.float32), np.array([0.1, 0, -0.1], np.float32))
     return head, Calibration(1.7, 0.9, 0.2, 0.3, 2.5, bank)
 
 
@@ -70,7 +72,10 @@ def test_answers_equal_numpy_on_the_embedding(exported, trunk, grids):
 
 def test_the_heat_map_adds_up_to_the_logit_where_all_of_it_is_positive(trunk, grids):
     head, calibration = taught(trunk, 1)
-    positive = Head(np.abs(head.kernel), np.zeros(3, np.float32))
+    kernel = np.abs(head.kernel)
+    # The pattern map has both signs; the maps of evidence have none below 0.
+    kernel[EVIDENCE:] = 0
+    positive = Head(kernel, np.zeros(3, np.float32))
     model = taught_model(trunk, 1, SIZE, positive, calibration)
     answers = {name: np.asarray(value) for name, value in model(pad_grids(grids)).items()}
     logits = LOGIT_SCALE * answers["embedding"] @ positive.kernel

@@ -38,7 +38,7 @@ def wafers(tmp_path_factory):
 def fresh_trunk():
     """An untaught trunk whose batch normalisation has seen wafers."""
     keras.utils.set_random_seed(1)
-    trunk = wafer_cnn(SIZE, (6, 8, 8, 12, 12, 16, 16), "tiny")
+    trunk = wafer_cnn(SIZE, (8, 12, 16), "tiny")
     planes = planes_of([grid for pattern in PATTERNS for grid in simulated(pattern, 8)[0]], SIZE)
     for _ in range(30):
         trunk(planes, training=True)
