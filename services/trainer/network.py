@@ -252,7 +252,7 @@ class Answers(keras.layers.Layer):  # type: ignore[misc]
             fine, coarse, patterns = maps
             peak = peak_of(coarse)[:, None, None, :]
             # The places of a channel share its peak in proportion to the power that the peak averages.
-            shared = ops.square(ops.square(coarse)) / (ops.square(ops.square(peak)) + _PEAK_EPSILON) * peak
+            shared = (ops.square(ops.square(coarse)) + _PEAK_EPSILON) / (ops.square(peak) * peak)
             parts = [(fine, lengths[0]), (coarse, lengths[0]), (shared, lengths[0]), (patterns, lengths[1])]
         side, start, heat = maps[0].shape[1], 0, 0.0
         for each, length in parts:

@@ -186,3 +186,11 @@ def test_a_damaged_model_is_not_exported(call, home, tmp_path):
     assert code == 7
     assert "SHA-256" in err
     assert not (tmp_path / "out").exists()
+
+
+def test_evaluate_knows_its_protocols_and_passes_their_failure_on(call, tmp_path):
+    code, _, err = call("evaluate", "--protocol", "many-shot", "--wafers", tmp_path / "none.npz")
+    assert code != 0
+    assert "few-shot" in err
+    code, _, _ = call("evaluate", "--protocol", "few-shot", "--wafers", tmp_path / "none.npz")
+    assert code == 1
