@@ -12,7 +12,7 @@ TESTS ?= tests
 
 .PHONY: help
 help: ## List the commands
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 .PHONY: run
 run: $(STAMP) ## Start everything and open the portal on http://127.0.0.1:8080
@@ -57,8 +57,8 @@ pretrain: $(STAMP) ## Pretrain the shipped backbones anew (hours; continues wher
 	$(BIN)/python -m services.trainer.pretrain
 
 .PHONY: evaluate-protocols
-evaluate-protocols: $(STAMP) ## Measure what 5 to 50 wafers a class teach, on the wafers of DATA (default ../shared/data)
-	$(BIN)/python -m services.trainer.protocols few-shot --wafers $(or $(DATA),../shared/data)/wafers_dev.npz --source WM-811K
+evaluate-protocols: $(STAMP) ## Measure what 5 to 50 wafers a class teach, on wafers_dev.npz in TEACHWAFER_DATA (default ../shared/data)
+	$(BIN)/python -m services.trainer.protocols few-shot --wafers $(or $(TEACHWAFER_DATA),../shared/data)/wafers_dev.npz --source WM-811K
 
 .PHONY: test-gpu
 test-gpu: $(TEST_STAMP) ## Run the tests that need an NVIDIA GPU

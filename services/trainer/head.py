@@ -112,6 +112,31 @@ def train_epoch(
     return loss / len(labels), right / len(labels)
 
 
+def train_epoch_on_copies(
+    state: HeadState,
+    copies: Array,
+    labels: NDArray[np.int64],
+    weights: Array,
+    batch_size: int,
+    learning_rates: Iterator[float],
+    random: np.random.Generator,
+) -> tuple[float, float]:
+    """Does one pass over wafers in random order, each in one of its copies, and returns mean loss and share right.
+
+    Args:
+        state: changed in place.
+        copies: (N, copies, D) embeddings.
+        labels: (N,).
+        weights: (classes,) weight of each class in the loss.
+        batch_size: wafers a step.
+        learning_rates: step size of each step.
+        random: source of order and copies.
+    """
+    order = random.permutation(len(labels))
+    chosen = copies[order, random.integers(0, copies.shape[1], len(labels))]
+    return train_epoch(state, chosen, labels[order], weights, batch_size, learning_rates)
+
+
 def mean_loss(logits: Array, labels: NDArray[np.int64]) -> float:
     """Returns the mean cross entropy, without smoothing or weights."""
     return float(-log_softmax(logits)[np.arange(len(labels)), labels].mean())

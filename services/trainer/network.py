@@ -84,13 +84,12 @@ def peak_of(feature_map: Any) -> Any:
 
 def embedding_of(maps: Sequence[Any]) -> Any:
     """Returns the embedding of feature maps (N, D), of length 1: evidence and patterns, each scaled to equal length."""
-    pooled = pooled_of(maps)
-    return ops.concatenate([unit_length(each) for each in pooled], axis=-1) / float(np.sqrt(len(pooled)))
+    return _joined(pooled_of(maps))
 
 
 def unit_length(features: Any) -> Any:
     """Returns features (N, D) scaled to length 1."""
-    return features / (ops.sqrt(ops.sum(ops.square(features), axis=-1, keepdims=True)) + _EPSILON)
+    return features / _length(features)
 
 
 def embedding_model(trunk: keras.Model, orientations: int) -> keras.Model:
@@ -227,14 +226,15 @@ class Answers(keras.layers.Layer):  # type: ignore[misc]
 
     def call(self, maps: Sequence[Any]) -> dict[str, Any]:
         """Returns the four outputs by name."""
-        embedding = embedding_of(maps)
+        pooled = pooled_of(maps)
+        embedding = _joined(pooled)
         logits = LOGIT_SCALE * (ops.matmul(embedding, self.kernel) + self.bias)
         probabilities = ops.softmax(logits / self.scales[0], axis=-1)
         return {
             "probabilities": probabilities,
             "novelty": self._novelty(embedding, probabilities),
             "embedding": embedding,
-            "heat": self._heat(maps),
+            "heat": self._heat(maps, pooled),
         }
 
     def _novelty(self, embedding: Any, probabilities: Any) -> Any:
@@ -244,13 +244,12 @@ class Answers(keras.layers.Layer):  # type: ignore[misc]
         doubt = 1.0 - ops.max(probabilities, axis=-1)
         return (distance / self.scales[1] + doubt / self.scales[2]) / self.scales[3]
 
-    def _heat(self, maps: Sequence[Any]) -> Any:
-        pooled = pooled_of(maps)
-        lengths = [ops.sqrt(ops.sum(ops.square(each), axis=-1))[:, None, None, None] + _EPSILON for each in pooled]
+    def _heat(self, maps: Sequence[Any], pooled: Sequence[Any]) -> Any:
+        lengths = [_length(each)[:, None, None] for each in pooled]
         parts = [(maps[0], lengths[0])]
         if len(maps) > 1:
             fine, coarse, patterns = maps
-            peak = peak_of(coarse)[:, None, None, :]
+            peak = pooled[0][:, None, None, -coarse.shape[-1] :]
             # The places of a channel share its peak in proportion to the power that the peak averages.
             shared = (ops.square(ops.square(coarse)) + _PEAK_EPSILON) / (ops.square(peak) * peak)
             parts = [(fine, lengths[0]), (coarse, lengths[0]), (shared, lengths[0]), (patterns, lengths[1])]
@@ -267,6 +266,16 @@ class Answers(keras.layers.Layer):  # type: ignore[misc]
     def get_config(self) -> dict[str, Any]:
         """Returns what makes an equal layer."""
         return {"classes": self.classes, "neighbours": self.neighbours, "bank": self.bank_size, "name": self.name}
+
+
+def _joined(pooled: Sequence[Any]) -> Any:
+    """Returns pooled vectors side by side, each scaled to equal length, together of length 1."""
+    return ops.concatenate([unit_length(each) for each in pooled], axis=-1) / float(np.sqrt(len(pooled)))
+
+
+def _length(features: Any) -> Any:
+    """Returns the lengths (N, 1) of features (N, D), a little over 0 for zeros."""
+    return ops.sqrt(ops.sum(ops.square(features), axis=-1, keepdims=True)) + _EPSILON
 
 
 def _orient(batch: Any, orientation: int) -> Any:

@@ -1,8 +1,9 @@
 """Measures how well few examples teach: `python -m services.trainer.protocols few-shot --wafers SET.npz`.
 
-Of each class a few wafers are drawn from the training lots, a classifier is taught on their embeddings exactly as a
-training job does before it teaches the network itself, and the wafers of the locked test lots are the judges. Several
-draws, because the luck of a draw is larger than most improvements. Embeddings are computed once for all draws.
+Of each class a few wafers are drawn from the training lots, the classifier of a training job is taught on their
+embeddings, and the wafers of the locked test lots are the judges. Unlike a training job there are no tune wafers: the
+learning rate stays constant, the last epoch counts, and the network itself is not taught. Several draws, because the
+luck of a draw is larger than most improvements. Embeddings are computed once for all draws.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from services.common.errors import InvalidArgumentError, TeachwaferError
 from services.common.evaluation import class_f1, confusion_matrix, macro_f1
 from services.common.preprocessing import planes_of
 from services.common.splitting import Split, split_by_lot
+from services.common.wafer_map import dies_sha256
 from services.common.wafer_set import WaferSet, read_wafer_set
 from services.trainer.backbones import BACKBONES, ORIENTATIONS, WEIGHTS_FOLDER, BackboneLibrary, find_backbone
 from services.trainer.domain import TrainingConfig
 from services.trainer.features import embed, embed_copies, embedder
-from services.trainer.head import Array, HeadState, class_weights, prototype_head, train_epoch
+from services.trainer.head import Array, HeadState, class_weights, prototype_head, train_epoch_on_copies
 from services.trainer.network import embedding_model
 from services.trainer.trunks import load_trunk
 
@@ -96,9 +98,8 @@ def read_pool(wafers: WaferSet, source: str, backbone_id: str, library: Backbone
         )
     names = [wafers.labels[row] for row in rows]
     groups = wafers.groups or [""] * len(wafers.grids)
-    # A wafer without lot is a lot of its own, as in a training job.
-    lots = [str(groups[row]) or f"wafer-{row}" for row in rows]
-    sides = np.array([str(side) for side in split_by_lot(names, lots, seed=0)])
+    digests = [dies_sha256(wafers.grids[row]) for row in rows]
+    sides = split_by_lot(names, [groups[row] for row in rows], seed=0, digests=digests)
     classes = tuple(sorted(set(names)))
     labels = np.array([classes.index(name) for name in names], np.int64)
     train, test = np.flatnonzero(sides == Split.TRAIN.value), np.flatnonzero(sides == Split.TEST.value)
@@ -109,9 +110,7 @@ def read_pool(wafers: WaferSet, source: str, backbone_id: str, library: Backbone
             "Add wafers of these classes from other lots, or leave the classes out."
         )
     shuffled = np.random.default_rng(0).permutation(train)
-    train = np.sort(
-        np.concatenate([shuffled[labels[shuffled] == index][:POOL_WAFERS] for index in range(len(classes))])
-    )
+    train = np.sort(_first_of_each(shuffled, labels, len(classes), POOL_WAFERS))
     backbone = find_backbone(backbone_id)
     model = embedder(embedding_model(load_trunk(backbone, library), backbone.orientations))
 
@@ -150,17 +149,19 @@ def few_shot(pool: Pool, sizes: Sequence[int], draws: int, seed: int) -> Iterato
 def _draw(pool: Pool, size: int, seed: list[int]) -> NDArray[np.int64]:
     """Teaches one draw and returns its confusion matrix on the judges."""
     random, config, count = np.random.default_rng(seed), TrainingConfig(), len(pool.classes)
-    shuffled = random.permutation(len(pool.labels))
-    rows = np.concatenate([shuffled[pool.labels[shuffled] == index][:size] for index in range(count)])
+    rows = _first_of_each(random.permutation(len(pool.labels)), pool.labels, count, size)
     copies, labels = pool.copies[rows], pool.labels[rows]
     state = HeadState.at(prototype_head(copies.mean(axis=1), labels, count))
     weights = class_weights(labels, count)
     for _ in range(config.epochs):
-        order = random.permutation(len(labels))
-        chosen = copies[order, random.integers(0, copies.shape[1], len(labels))]
         rates = itertools.repeat(config.learning_rate)
-        train_epoch(state, chosen, labels[order], weights, config.batch_size, rates)
+        train_epoch_on_copies(state, copies, labels, weights, config.batch_size, rates, random)
     return confusion_matrix(pool.truth, state.head.logits(pool.judges).argmax(axis=1), count)
+
+
+def _first_of_each(rows: NDArray[np.int64], labels: NDArray[np.int64], classes: int, most: int) -> NDArray[np.int64]:
+    """Returns the first rows of each class, at most `most` of each, class after class."""
+    return np.concatenate([rows[labels[rows] == index][:most] for index in range(classes)])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

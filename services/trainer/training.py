@@ -28,7 +28,7 @@ from services.trainer.checkpoint import read_checkpoint, write_checkpoint
 from services.trainer.domain import EPOCH_KIND, STAGE_KIND, EpochReport, TrainingConfig
 from services.trainer.features import copies_of, embed, embed_copies, embedder
 from services.trainer.fine_tuning import FineTuner
-from services.trainer.head import HeadState, class_weights, mean_loss, prototype_head, train_epoch
+from services.trainer.head import HeadState, class_weights, mean_loss, prototype_head, train_epoch_on_copies
 from services.trainer.network import Head, embedding_model
 from services.trainer.teaching_set import TeachingSet
 
@@ -210,10 +210,8 @@ class _Teaching:
             self._listener.check_cancelled()
             self._epoch_began = time.monotonic()
             random = np.random.default_rng([config.seed, 2, progress.epoch])
-            order = random.permutation(len(labels))
-            chosen = copies[order, random.integers(0, copies.shape[1], len(labels))]
             rates = _cosine(config.learning_rate, state.steps, self._head_epochs * steps)
-            loss, accuracy = train_epoch(state, chosen, labels[order], weights, config.batch_size, rates)
+            loss, accuracy = train_epoch_on_copies(state, copies, labels, weights, config.batch_size, rates, random)
             self._end_epoch(loss, accuracy, state.head, tune)
             self._save_if_due(state, CHECKPOINT_SECONDS / 10)
 

@@ -86,16 +86,17 @@ def wafer_cnn(size: int, widths: tuple[int, int, int], name: str) -> keras.Model
 
 
 def _residual(x: Any, channels: int, name: str) -> Any:
-    y = _block(x, channels, 1, f"{name}_a")
-    y = layers.Conv2D(channels, 3, padding="same", use_bias=False, name=f"{name}_b_conv")(y)
-    y = layers.BatchNormalization(momentum=_BATCH_NORM_MOMENTUM, epsilon=1e-3, name=f"{name}_b_norm")(y)
+    y = _convolution(_block(x, channels, 1, f"{name}_a"), channels, 1, f"{name}_b")
     return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([x, y]))
 
 
 def _block(x: Any, channels: int, stride: int, name: str, kernel: int = 3) -> Any:
+    return layers.ReLU(name=f"{name}_relu")(_convolution(x, channels, stride, name, kernel))
+
+
+def _convolution(x: Any, channels: int, stride: int, name: str, kernel: int = 3) -> Any:
     x = layers.Conv2D(channels, kernel, strides=stride, padding="same", use_bias=False, name=f"{name}_conv")(x)
-    x = layers.BatchNormalization(momentum=_BATCH_NORM_MOMENTUM, epsilon=1e-3, name=f"{name}_norm")(x)
-    return layers.ReLU(name=f"{name}_relu")(x)
+    return layers.BatchNormalization(momentum=_BATCH_NORM_MOMENTUM, epsilon=1e-3, name=f"{name}_norm")(x)
 
 
 def mobilenet_v2(size: int) -> keras.Model:
