@@ -57,6 +57,7 @@ _SCHEMA = pa.schema(
         pa.field("origin", pa.string(), nullable=False),
         pa.field("parent_id", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
+        pa.field("also", pa.list_(pa.string()), nullable=False),
     ]
 )
 
@@ -86,7 +87,10 @@ class DatasetWriter:
         self._id = _checked_id(dataset_id)
         self._classes = _checked_classes(classes)
         self._parent = parent
-        self._tally = DatasetTally(counts={each.class_id: dict.fromkeys(Split, 0) for each in classes})
+        self._tally = DatasetTally(
+            counts={each.class_id: dict.fromkeys(Split, 0) for each in classes},
+            normal=frozenset(each.class_id for each in classes if each.normal),
+        )
         self._rows: list[tuple[DatasetWafer, NDArray[np.uint8]]] = []
         self._folder = tempfile.TemporaryDirectory(prefix="teachwafer-dataset-")
         self._path = Path(self._folder.name) / "wafers.parquet"
@@ -107,8 +111,9 @@ class DatasetWriter:
         """Append wafers.
 
         Raises:
-            InvalidArgumentError: a wafer is invalid, its identifier is taken, its class unknown, it is generated and
-                not in training, or its lot stands on another side already.
+            InvalidArgumentError: a wafer is invalid, its identifier is taken, one of its classes is unknown or comes
+                twice, it is normal and shows something, it is generated and not in training, or its lot stands on
+                another side already.
         """
         for wafer in wafers:
             dies = checked_dies(wafer.dies)
@@ -169,6 +174,7 @@ class DatasetWriter:
             "origin": [wafer.origin.value for wafer in wafers],
             "parent_id": [wafer.parent_id for wafer in wafers],
             "split": [wafer.split.value for wafer in wafers],
+            "also": [list(wafer.also) for wafer in wafers],
         }
         self._writer.write_table(pa.Table.from_pydict(columns, schema=_SCHEMA), row_group_size=ROW_GROUP)
         self._rows.clear()
@@ -220,7 +226,7 @@ class Dataset:
 
         Args:
             columns: names of the columns to read, None for all: wafer_id, dies (bytes), rows, columns, class_id, lot,
-                origin, parent_id, split.
+                origin, parent_id, split, also (list of texts; data sets written before it existed have none).
             split: only wafers of this side; None for all.
             batch_size: most wafers in a batch.
         """
@@ -245,6 +251,7 @@ class Dataset:
                     origin=Origin(row["origin"]),
                     parent_id=row["parent_id"],
                     split=Split(row["split"]),
+                    also=tuple(row.get("also", ())),
                 )
 
     def grids(self, split: Split | None = None) -> list[NDArray[np.uint8]]:
@@ -252,7 +259,7 @@ class Dataset:
         return [dies for batch in self.iter_batches(["dies", "rows", "columns"], split) for dies in _grids(batch)]
 
     def labels(self, split: Split | None = None) -> NDArray[np.int64]:
-        """Return the index of each wafer's class in `classes`, int64 (n,), in the order of writing."""
+        """Return the index of each wafer's `class_id` in `classes`, int64 (n,), in the order of writing."""
         index = {each.class_id: position for position, each in enumerate(self.classes)}
         return np.array([index[class_id] for class_id in self.texts("class_id", split)], np.int64)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from services.common.errors import DataLossError, InvalidArgumentError
 from services.common.splitting import Split
+from services.common.task import NORMAL_PATTERN
 
 FORMAT_VERSION = 1
 """Version of the layout that is written and read."""
@@ -45,6 +46,11 @@ class DatasetClass:
     display_name: str
     pattern: str = ""
 
+    @property
+    def normal(self) -> bool:
+        """Whether it is the class of wafers that show nothing; it excludes every other."""
+        return self.pattern == NORMAL_PATTERN
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DatasetWafer:
@@ -58,6 +64,7 @@ class DatasetWafer:
         origin: how it came into being.
         parent_id: for generated wafers the wafer it was made from, else "".
         split: side on which it stands.
+        also: further classes that it shows, in any order; never the normal one.
     """
 
     wafer_id: str
@@ -67,6 +74,12 @@ class DatasetWafer:
     origin: Origin
     parent_id: str = ""
     split: Split = Split.TRAIN
+    also: tuple[str, ...] = ()
+
+    @property
+    def class_ids(self) -> tuple[str, ...]:
+        """All classes that it shows."""
+        return (self.class_id, *self.also)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +90,7 @@ class DatasetManifest:
         dataset_id: its identifier.
         classes: its classes, in the order of their indices.
         wafers: number of wafers.
-        counts: wafers of each class id on each side.
+        counts: wafers that show each class id on each side; one that shows several counts for each of them.
         origins: wafers of each origin.
         lots: number of different known lots.
         parent: data set version that it continues, or "".
@@ -169,7 +182,8 @@ class DatasetTally:
     """What a writer has seen so far; holds the rules that concern more than one wafer.
 
     Attributes:
-        counts: wafers of each class id on each side.
+        counts: wafers that show each class id on each side.
+        normal: ids of normal classes.
         origins: wafers of each origin.
         side_of_lot: side of each known lot.
         side_of_wafer: side of each wafer id.
@@ -177,6 +191,7 @@ class DatasetTally:
     """
 
     counts: dict[str, dict[Split, int]]
+    normal: frozenset[str] = frozenset()
     origins: dict[Origin, int] = field(default_factory=dict)
     side_of_lot: dict[str, Split] = field(default_factory=dict)
     side_of_wafer: dict[str, Split] = field(default_factory=dict)
@@ -199,6 +214,7 @@ class DatasetTally:
                 f"Received: {wafer.class_id!r} for wafer {wafer.wafer_id!r}.",
                 field="class_id",
             )
+        self._check_also(wafer)
         if wafer.origin in GENERATED and wafer.split is not Split.TRAIN:
             raise InvalidArgumentError(
                 f"Expected generated wafers in training only. Received: {wafer.wafer_id!r} in {wafer.split}.",
@@ -214,7 +230,8 @@ class DatasetTally:
         if wafer.parent_id:
             self.parents[wafer.wafer_id] = wafer.parent_id
         self.origins[wafer.origin] = self.origins.get(wafer.origin, 0) + 1
-        self.counts[wafer.class_id][wafer.split] += 1
+        for class_id in wafer.class_ids:
+            self.counts[class_id][wafer.split] += 1
 
     def check_families(self) -> None:
         """Compare the sides of children and parents.
@@ -229,3 +246,18 @@ class DatasetTally:
                     f"and its child {child!r} in {self.side_of_wafer[child]}.",
                     field="split",
                 )
+
+    def _check_also(self, wafer: DatasetWafer) -> None:
+        unknown = [each for each in wafer.also if each not in self.counts]
+        if unknown or len(set(wafer.class_ids)) != len(wafer.class_ids):
+            raise InvalidArgumentError(
+                f"Expected further classes out of {', '.join(self.counts)}, each once. "
+                f"Received: {', '.join(wafer.class_ids)} for wafer {wafer.wafer_id!r}.",
+                field="also",
+            )
+        if wafer.also and not self.normal.isdisjoint(wafer.class_ids):
+            raise InvalidArgumentError(
+                f"Expected a normal wafer to show nothing else. Received: {', '.join(wafer.class_ids)} for wafer "
+                f"{wafer.wafer_id!r}. Leave the normal class or the patterns out.",
+                field="also",
+            )

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.errors import InvalidArgumentError
+from services.common.task import Task
 
 CALIBRATION_BINS = 15
 """Equal-width bins of confidence of the expected calibration error."""
@@ -73,6 +74,8 @@ class Evaluation:
         accepted_share: share of wafers that are accepted.
         accepted_error: share of accepted wafers whose class is wrong; 0 when none is accepted.
         expected_calibration_error: see `expected_calibration_error`.
+        auroc: only normal: see `auroc`; 0 without wafers of both kinds, and for other tasks.
+        task: what the model tells.
     """
 
     wafers: int
@@ -85,6 +88,8 @@ class Evaluation:
     accepted_share: float
     accepted_error: float
     expected_calibration_error: float
+    auroc: float = 0.0
+    task: Task = Task.SINGLE
 
     def to_json(self) -> dict[str, Any]:
         """Returns the scores as JSON values."""

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from services.common.errors import DataLossError, InvalidArgumentError
+from services.common.task import Task
 
 FORMAT_VERSION = 1
 """Version of the manifest that this module writes and reads."""
@@ -19,10 +20,12 @@ class ModelClass:
     Attributes:
         class_id: stable identifier, owned by the model's project; never changes.
         display_name: name for people at the time of teaching.
+        normal: whether it is the class of wafers that show nothing. Manifests written before it was kept say no.
     """
 
     class_id: str
     display_name: str
+    normal: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +38,12 @@ class ModelManifest:
         classes: classes in the order of the model's outputs.
         size: cells along each side of the planes inside the graph.
         temperature: divisor of the logits, part of the graph; > 0.
-        accept_threshold: least highest probability of an accepted answer, 0..1.
+        accept_threshold: least confidence of an accepted answer, 0..1: of a single pattern its probability, of several
+            that of the whole set, of only normal 0, because the novelty decides alone.
         novelty_threshold: raw distance that the graph's `novelty` output shows as 1.0.
         dataset_version: data set version that it was taught on, `datasetVersions/{id}`.
         backbone: name of the pretrained network that it started from.
-        task: "single": one pattern a wafer; "multi": several.
+        task: what the model tells; see `services.common.task`.
         input: name of the graph's input.
         scores: measured figures, JSON values by name.
         golden: file with the wafers and answers that every loader repeats before serving.
@@ -59,7 +63,7 @@ class ModelManifest:
     backbone: str
     model_id: str = ""
     version: int = 0
-    task: str = "single"
+    task: Task = Task.SINGLE
     input: str = "dies"
     scores: Mapping[str, Any] = field(default_factory=dict)
     golden: str = "golden.npz"
@@ -80,8 +84,8 @@ class ModelManifest:
             raise InvalidArgumentError(
                 f"Expected a probability. Received: {self.accept_threshold}.", field="accept_threshold"
             )
-        if self.task not in ("single", "multi"):
-            raise InvalidArgumentError(f"Expected 'single' or 'multi'. Received: {self.task!r}.", field="task")
+        if not isinstance(self.task, Task):
+            raise InvalidArgumentError(f"Expected one of {', '.join(Task)}. Received: {self.task!r}.", field="task")
         if self.created_at.tzinfo is None:
             raise InvalidArgumentError("Expected a time with a time zone.", field="created_at")
 
@@ -96,10 +100,10 @@ class ModelManifest:
             "model_id": self.model_id,
             "version": self.version,
             "created_at": self.created_at.isoformat(),
-            "task": self.task,
+            "task": self.task.value,
             "input": self.input,
             "size": self.size,
-            "classes": [{"class_id": each.class_id, "display_name": each.display_name} for each in self.classes],
+            "classes": [asdict(each) for each in self.classes],
             "temperature": self.temperature,
             "accept_threshold": self.accept_threshold,
             "novelty_threshold": self.novelty_threshold,
@@ -132,11 +136,11 @@ class ModelManifest:
                 model_id=str(data["model_id"]),
                 version=int(data["version"]),
                 created_at=datetime.fromisoformat(data["created_at"]),
-                task=str(data["task"]),
+                task=Task(data["task"]),
                 input=str(data["input"]),
                 size=int(data["size"]),
                 classes=tuple(
-                    ModelClass(class_id=str(each["class_id"]), display_name=str(each["display_name"]))
+                    ModelClass(str(each["class_id"]), str(each["display_name"]), bool(each.get("normal", False)))
                     for each in data["classes"]
                 ),
                 temperature=float(data["temperature"]),

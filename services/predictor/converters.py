@@ -9,6 +9,8 @@ from teachwafer.predictor.v1 import predictor_pb2
 from teachwafer.type import wafer_map_pb2
 
 from services.common.errors import InvalidArgumentError, TeachwaferError, to_status
+from services.common.model_manifest import ModelClass
+from services.common.task import Task
 from services.common.wafer_map import WaferMap
 from services.common.wafer_map_converter import from_proto
 from services.predictor.domain import Answer, Decision
@@ -17,6 +19,11 @@ from services.predictor.model_server import LoadedModel
 MAX_WAFERS = 1024
 """Most wafers of one call."""
 
+_TASKS = {
+    Task.SINGLE: predictor_pb2.LoadedModel.TASK_SINGLE_PATTERN,
+    Task.SEVERAL: predictor_pb2.LoadedModel.TASK_SEVERAL_PATTERNS,
+    Task.NORMAL: predictor_pb2.LoadedModel.TASK_ONLY_NORMAL,
+}
 _DECISIONS = {
     Decision.ACCEPTED: predictor_pb2.WaferAnswer.DECISION_ACCEPTED,
     Decision.NOT_SURE: predictor_pb2.WaferAnswer.DECISION_NOT_SURE,
@@ -67,12 +74,8 @@ def answer_to_proto(answer: Answer | TeachwaferError) -> predictor_pb2.WaferAnsw
         display_name=best.display_name,
         probability=probability,
         decision=_DECISIONS[answer.decision],
-        classes=[
-            predictor_pb2.ClassProbability(
-                class_id=each.class_id, display_name=each.display_name, probability=its_probability
-            )
-            for each, its_probability in answer.classes
-        ],
+        classes=_probabilities_to_proto(answer.classes),
+        patterns=_probabilities_to_proto(answer.patterns),
         novelty=answer.novelty,
     )
     if answer.heat is not None:
@@ -95,7 +98,17 @@ def loaded_to_proto(model: LoadedModel) -> predictor_pb2.LoadedModel:
         execution_provider=model.session.provider,
         wafers=model.statistics.wafers,
         latency_ms_p50=model.statistics.latency_ms_p50,
+        task=_TASKS[model.session.manifest.task],
     )
+
+
+def _probabilities_to_proto(
+    classes: Sequence[tuple[ModelClass, float]],
+) -> list[predictor_pb2.ClassProbability]:
+    return [
+        predictor_pb2.ClassProbability(class_id=each.class_id, display_name=each.display_name, probability=probability)
+        for each, probability in classes
+    ]
 
 
 def _wafer_from_proto(message: wafer_map_pb2.WaferMap, field: str) -> WaferMap | TeachwaferError:

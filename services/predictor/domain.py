@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.model_manifest import ModelClass, ModelManifest
+from services.common.pattern_sets import set_confidence, shown_classes
+from services.common.task import Task
 
 NOVELTY_OF_UNKNOWN = 1.0
 """Novelty above which a wafer is unlike anything taught; models are exported so that it is the same for all."""
@@ -30,6 +32,7 @@ class Answer:
 
     Attributes:
         classes: Classes and their probabilities, best first; at least one.
+        patterns: Those of them that the wafer shows, most probable first; none for a normal wafer.
         novelty: Distance from what was taught, 1.0 at the threshold of unknown.
         decision: What the answer is worth.
         heat: uint8 (rows, columns) of the wafer, 255 where it mattered most. None: not asked for.
@@ -37,23 +40,55 @@ class Answer:
     """
 
     classes: tuple[tuple[ModelClass, float], ...]
+    patterns: tuple[tuple[ModelClass, float], ...]
     novelty: float
     decision: Decision
     heat: NDArray[np.uint8] | None = None
     embedding: NDArray[np.float32] | None = None
 
 
-def decide(manifest: ModelManifest, probability: float, novelty: float) -> Decision:
+def decide(manifest: ModelManifest, confidence: float, novelty: float) -> Decision:
     """Returns what an answer is worth.
 
     Args:
         manifest: Manifest of the model, with the threshold of accepted answers.
-        probability: Highest probability of a class, 0 to 1.
+        confidence: Probability that the answer is right, 0 to 1; see `confidence_of`.
         novelty: Distance from what was taught.
     """
     if novelty > NOVELTY_OF_UNKNOWN:
         return Decision.UNKNOWN
-    return Decision.ACCEPTED if probability >= manifest.accept_threshold else Decision.NOT_SURE
+    return Decision.ACCEPTED if confidence >= manifest.accept_threshold else Decision.NOT_SURE
+
+
+def confidence_of(manifest: ModelManifest, probabilities: NDArray[np.float32]) -> float:
+    """Returns the probability that an answer is right: of the best class, or of the whole set of patterns.
+
+    An only-normal model has one class, and its threshold of accepted answers is 0: the novelty decides alone.
+
+    Args:
+        manifest: Manifest of the model.
+        probabilities: float32 (C,).
+    """
+    if manifest.task is Task.SEVERAL:
+        return float(set_confidence(probabilities[None], _normal(manifest))[0])
+    return float(probabilities.max())
+
+
+def patterns_of(manifest: ModelManifest, probabilities: NDArray[np.float32]) -> tuple[tuple[ModelClass, float], ...]:
+    """Returns the patterns that a wafer shows, most probable first: none for a normal one.
+
+    Args:
+        manifest: Manifest of the model.
+        probabilities: float32 (C,).
+    """
+    if manifest.task is Task.NORMAL:
+        return ()
+    ranked = rank(manifest, probabilities, 0)
+    if manifest.task is Task.SINGLE:
+        return () if ranked[0][0].normal else ranked[:1]
+    shown = shown_classes(probabilities[None], _normal(manifest))[0]
+    ids = {each.class_id for each, there in zip(manifest.classes, shown, strict=True) if there and not each.normal}
+    return tuple(each for each in ranked if each[0].class_id in ids)
 
 
 def rank(
@@ -91,6 +126,10 @@ def heat_on_dies(heat: NDArray[np.float32], dies: NDArray[np.uint8]) -> NDArray[
         return np.zeros(dies.shape, np.uint8)
     scaled: NDArray[np.uint8] = np.rint(whole * (255 / hottest)).astype(np.uint8)
     return scaled
+
+
+def _normal(manifest: ModelManifest) -> list[bool]:
+    return [each.normal for each in manifest.classes]
 
 
 def _between(cells: int, dies: int) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from services.common.streams import until_draining
 from services.common.wafer_map import WaferMap
 from services.predictor import converters
 from services.predictor.batching import Outputs
-from services.predictor.domain import STREAM_AGAIN, Answer, decide, heat_on_dies, rank
+from services.predictor.domain import STREAM_AGAIN, Answer, confidence_of, decide, heat_on_dies, patterns_of, rank
 from services.predictor.inference import InferenceRunner
 from services.predictor.model_server import LoadedModel, ModelServer
 from services.predictor.session import EMBEDDING, HEAT, NOVELTY, PROBABILITIES
@@ -96,8 +96,9 @@ def _answers(model: LoadedModel, wafers: Sequence[WaferMap], outputs: Outputs, t
         answers.append(
             Answer(
                 classes=rank(manifest, probabilities, top_k),
+                patterns=patterns_of(manifest, probabilities),
                 novelty=novelty,
-                decision=decide(manifest, float(probabilities[best]), novelty),
+                decision=decide(manifest, confidence_of(manifest, probabilities), novelty),
                 heat=heat_on_dies(outputs[HEAT][index, best], wafer.dies) if HEAT in outputs else None,
                 embedding=outputs[EMBEDDING][index] if EMBEDDING in outputs else None,
             )

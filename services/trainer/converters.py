@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -9,11 +10,14 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.timestamp_pb2 import Timestamp
 from teachwafer.trainer.v1 import trainer_pb2
 
+from services.common.errors import InvalidArgumentError
 from services.common.jobs import Job, JobEvent, JobState
 from services.common.jobs.wire import VALIDATED_ID, check_display_name, fill_in
 from services.common.jobs.worker import PROGRESS_KIND
 from services.common.resource_names import DatasetVersionName, TrainingJobName
+from services.common.task import Task
 from services.trainer.domain import (
+    CONFIG,
     EPOCH_KIND,
     MODEL_SIZES,
     STAGE_KIND,
@@ -22,6 +26,12 @@ from services.trainer.domain import (
     TrainingConfig,
     TrainingSpec,
 )
+
+_TASKS = {
+    Task.SINGLE: trainer_pb2.TrainingConfig.TASK_SINGLE_PATTERN,
+    Task.SEVERAL: trainer_pb2.TrainingConfig.TASK_SEVERAL_PATTERNS,
+    Task.NORMAL: trainer_pb2.TrainingConfig.TASK_ONLY_NORMAL,
+}
 
 # Fields with presence: absent means the default of `TrainingConfig`.
 _OPTIONAL = (
@@ -40,7 +50,7 @@ def spec_from_proto(job: trainer_pb2.TrainingJob) -> TrainingSpec:
     """Returns what a job is to teach; values are checked by `domain.check_spec`.
 
     Raises:
-        InvalidArgumentError: a data set version is no name, or the display name is too long.
+        InvalidArgumentError: a data set version is no name, the display name is too long, or the task is unknown.
     """
     check_display_name(job.display_name, "training_job.display_name")
     dataset = DatasetVersionName.parse(job.dataset_version, "training_job.dataset_version")
@@ -56,8 +66,8 @@ def job_to_proto(job: Job) -> trainer_pb2.TrainingJob:
     message = _requested(TrainingSpec.from_json(job.spec))
     fill_in(message, job, str(TrainingJobName(job.id)))
     if job.state is JobState.SUCCEEDED and job.result is not None:
-        # The result carries more than the protocol shows: warnings, say.
-        ParseDict(job.result, message.result, ignore_unknown_fields=True)
+        # A result of a later version may carry more than this protocol shows.
+        ParseDict(_result_to_wire(job.result), message.result, ignore_unknown_fields=True)
     return message
 
 
@@ -104,17 +114,34 @@ def _config_from_proto(config: trainer_pb2.TrainingConfig) -> TrainingConfig:
     # 0 is "not said", which means the smallest; a number that this version does not know becomes no known size.
     size = config.model_size or trainer_pb2.TrainingConfig.MODEL_SIZE_FAST
     given["model_size"] = MODEL_SIZES[size - 1] if 0 < size <= len(MODEL_SIZES) else str(size)
-    return TrainingConfig(backbone=config.backbone, **given)
+    return TrainingConfig(backbone=config.backbone, task=_task_from_proto(config.task), **given)
+
+
+def _task_from_proto(value: trainer_pb2.TrainingConfig.Task.ValueType) -> Task:
+    if value == trainer_pb2.TrainingConfig.TASK_UNSPECIFIED:
+        return Task.SINGLE
+    for task, number in _TASKS.items():
+        if number == value:
+            return task
+    # A wrong task teaches a wrong model: what this version does not know is refused, not replaced.
+    raise InvalidArgumentError(f"Expected one of {', '.join(Task)}. Received: task {value}.", f"{CONFIG}.task")
 
 
 def _requested(spec: TrainingSpec) -> trainer_pb2.TrainingJob:
     values = asdict(spec.config)
-    size = model_size(values.pop("model_size"))
+    size, task = model_size(values.pop("model_size")), _TASKS[values.pop("task")]
     return trainer_pb2.TrainingJob(
         dataset_version=str(DatasetVersionName(spec.dataset_id)),
         generated_dataset_versions=[str(DatasetVersionName(each)) for each in spec.generated],
-        config=trainer_pb2.TrainingConfig(model_size=size, **values),
+        config=trainer_pb2.TrainingConfig(model_size=size, task=task, **values),
     )
+
+
+def _result_to_wire(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a result with the names of the protocol's enum in the place of tasks."""
+    scores = {side: result[side] for side in ("tune", "test") if "task" in result.get(side, ())}
+    names = {side: trainer_pb2.TrainingConfig.Task.Name(_TASKS[Task(each["task"])]) for side, each in scores.items()}
+    return {**result, **{side: {**each, "task": names[side]} for side, each in scores.items()}}
 
 
 def _state(state: JobState) -> trainer_pb2.TrainingJob.State.ValueType:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from services.common.dataset import DatasetManifest, Split
 from services.common.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
 from services.common.evaluation import Evaluation
+from services.common.task import Task
 from services.trainer.backbones import BACKBONES
 
 JOB_KIND = "training"
@@ -33,7 +34,8 @@ MAX_EPOCHS = 1000
 MAX_BATCH_SIZE = 4096
 MAX_SEED = 2**32 - 1
 
-_CONFIG = "training_job.config"
+CONFIG = "training_job.config"
+"""Path of the settings in a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class TrainingConfig:
         seed: seed of everything random.
         fine_tune: whether the network's own weights are taught too once there are wafers enough.
         early_stopping_epochs: epochs without a better tune score after which teaching stops; 0 never.
+        task: what the model is to tell.
     """
 
     epochs: int = 50
@@ -63,6 +66,7 @@ class TrainingConfig:
     seed: int = 0
     fine_tune: bool = True
     early_stopping_epochs: int = 10
+    task: Task = Task.SINGLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,8 @@ class TrainingSpec:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TrainingSpec:
         """Reads what `to_json` made."""
-        return cls(data["dataset_id"], tuple(data["generated"]), TrainingConfig(**data["config"]))
+        config = TrainingConfig(**data["config"])
+        return cls(data["dataset_id"], tuple(data["generated"]), replace(config, task=Task(config.task)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +182,7 @@ def check_spec(spec: TrainingSpec) -> None:
             # Written so that NaN is out of range, too.
             ("learning_rate", 0 < config.learning_rate <= 1, "a number over 0, at most 1"),
             ("model_size", config.model_size in MODEL_SIZES, f"one of {', '.join(MODEL_SIZES)}"),
+            ("task", config.task is Task.SINGLE, f"{Task.SINGLE}: this release teaches no other type of project"),
             ("augmentation", 0 <= config.augmentation <= 1, "0 to 1"),
             ("backbone", config.backbone in ("", *BACKBONES), f"one of {', '.join(BACKBONES)}"),
             ("seed", 0 <= config.seed <= MAX_SEED, f"0 to {MAX_SEED}"),
@@ -241,7 +247,7 @@ def check_generated(manifest: DatasetManifest, generated: DatasetManifest) -> No
 
 def _violation(name: str, expected: str, received: object) -> FieldViolation:
     shown = f"{received:g}" if isinstance(received, float) and math.isfinite(received) else f"{received}"[:100]
-    return FieldViolation(f"{_CONFIG}.{name}", f"Expected {expected}. Received: {shown}.")
+    return FieldViolation(f"{CONFIG}.{name}", f"Expected {expected}. Received: {shown}.")
 
 
 def _evaluation_to_json(data: dict[str, Any], names: tuple[tuple[str, str], ...]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from services.common.dataset import (
     read_manifest,
 )
 from services.common.errors import AlreadyExistsError, DataLossError, InvalidArgumentError, NotFoundError
+from services.common.files import file_sha256
 from services.common.splitting import split_by_lot
 from services.common.store import BlobStore, open_store
 from services.common.wafer_set import read_wafer_set
@@ -64,7 +65,7 @@ def check_equal(dataset: Dataset, wafers: list[DatasetWafer]) -> None:
     assert len(back) == len(wafers)
     for got, given_ in zip(back, wafers, strict=True):
         assert np.array_equal(got.dies, given_.dies)
-        for name in ("wafer_id", "class_id", "lot", "origin", "parent_id", "split"):
+        for name in ("wafer_id", "class_id", "lot", "origin", "parent_id", "split", "also"):
             assert getattr(got, name) == getattr(given_, name)
 
 
@@ -88,6 +89,41 @@ def test_frozen_and_opened(store: BlobStore, another: BlobStore) -> None:
     assert [grid.shape for grid in dataset.grids(Split.TUNE)] == [each.dies.shape for each in wafers[60:65]]
     assert set(dataset.lots(Split.TUNE)) == {""}
     assert dataset.texts("wafer_id", Split.TUNE) == [f"w{n}" for n in range(60, 65)]
+
+
+def test_wafers_that_show_several_classes_count_for_each_of_them(store: BlobStore) -> None:
+    wafers = [
+        wafer(1, also=("c2",)),
+        wafer(2, Split.TEST, "c2"),
+        wafer(3, Split.TEST, "c2", also=("c1",)),
+        wafer(4, class_id="c3"),
+    ]
+    manifest = freeze(store, wafers)
+    assert manifest.wafers == 4
+    assert manifest.counts == {
+        "c1": {Split.TRAIN: 1, Split.TUNE: 0, Split.TEST: 1},
+        "c2": {Split.TRAIN: 1, Split.TUNE: 0, Split.TEST: 2},
+        "c3": {Split.TRAIN: 1, Split.TUNE: 0, Split.TEST: 0},
+    }
+    check_equal(open_dataset(store, manifest.dataset_id), wafers)
+    assert [each.class_ids for each in open_dataset(store, manifest.dataset_id).iter_wafers(Split.TEST)] == [
+        ("c2",),
+        ("c2", "c1"),
+    ]
+
+
+def test_a_file_written_before_wafers_could_show_several_classes_is_read(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    wafers = [wafer(n) for n in range(5)]
+    manifest = freeze(store, wafers)
+    path = tmp_path / "old.parquet"
+    path.write_bytes(store.get(f"datasets/{manifest.dataset_id}/wafers.parquet"))
+    pq.write_table(pq.read_table(path).drop_columns(["also"]), path)
+    old = json.loads(store.get(f"datasets/{manifest.dataset_id}/manifest.json"))
+    old["file"] = {**old["file"], "sha256": file_sha256(path), "size_bytes": path.stat().st_size}
+    store.put(f"datasets/{manifest.dataset_id}/wafers.parquet", path.read_bytes())
+    store.put(f"datasets/{manifest.dataset_id}/manifest.json", json.dumps(old).encode())
+    check_equal(open_dataset(store, manifest.dataset_id), wafers)
 
 
 def test_the_file_is_plain_parquet_in_small_row_groups(store: BlobStore, tmp_path: Path) -> None:
@@ -173,6 +209,11 @@ def test_damage_is_told(store: BlobStore) -> None:
         ([wafer(1), wafer(1)], "wafer_id"),
         ([wafer(1, wafer_id="")], "wafer_id"),
         ([wafer(1, class_id="c9")], "class_id"),
+        ([wafer(1, also=("c9",))], "also"),
+        ([wafer(1, also=("c1",))], "also"),
+        ([wafer(1, also=("c2", "c2"))], "also"),
+        ([wafer(1, also=("c3",))], "also"),
+        ([wafer(1, class_id="c3", also=("c1",))], "also"),
         ([wafer(1, lot="L"), wafer(2, Split.TEST, lot="L")], "split"),
         ([wafer(1, Split.TUNE, origin=Origin.LEARNED)], "split"),
         ([wafer(1, Split.TEST), wafer(2, lot="", origin=Origin.VARIATION, parent_id="w1")], "split"),

@@ -19,6 +19,7 @@ from inference import model_config_pb2
 from services.common.errors import DataLossError, InvalidArgumentError, NotFoundError
 from services.common.model_manifest import ModelClass, ModelManifest
 from services.common.model_repository import ModelRepository, checked_model_id, config_pbtxt
+from services.common.task import Task
 from tests.contract.data.publishing import publish_often
 from tests.unit.data.strategies import texts
 
@@ -240,7 +241,7 @@ def test_a_publisher_killed_at_any_step_leaves_no_half_version(
     st.builds(
         ModelManifest,
         classes=st.lists(
-            st.builds(ModelClass, texts.filter(bool), texts), min_size=1, unique_by=lambda c: c.class_id
+            st.builds(ModelClass, texts.filter(bool), texts, st.booleans()), min_size=1, unique_by=lambda c: c.class_id
         ).map(tuple),
         size=st.integers(1, 512),
         temperature=st.floats(0.01, 100),
@@ -248,7 +249,7 @@ def test_a_publisher_killed_at_any_step_leaves_no_half_version(
         novelty_threshold=st.floats(0, 1e6),
         dataset_version=texts,
         backbone=texts,
-        task=st.sampled_from(["single", "multi"]),
+        task=st.sampled_from(list(Task)),
         scores=st.dictionaries(texts, st.floats(allow_nan=False, allow_infinity=False) | st.none() | texts),
         created_at=st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)),
     )
@@ -266,6 +267,15 @@ def test_manifest_leaves_unknown_fields_out_and_names_missing_ones() -> None:
     for text in ("", "[]", "null", '{"format_version": 2}', json.dumps({**data, "temperature": -1})):
         with pytest.raises(DataLossError):
             ModelManifest.from_json(text)
+
+
+def test_manifest_of_a_release_that_knew_no_normal_class_is_read() -> None:
+    data = json.loads(MANIFEST.to_json())
+    for each in data["classes"]:
+        del each["normal"]
+    old = ModelManifest.from_json(json.dumps(data))
+    assert old == MANIFEST
+    assert (old.task, [each.normal for each in old.classes]) == (Task.SINGLE, [False, False])
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,7 @@ async def test_classify_answers_what_onnxruntime_answers_in_the_order_of_the_waf
     for answer in response.answers:
         ranked = [each.probability for each in answer.classes]
         assert ranked == sorted(ranked, reverse=True)
+        assert list(answer.patterns) == list(answer.classes[:1])
         sure = answer.probability >= 0.6
         assert answer.decision == (answer.DECISION_ACCEPTED if sure else answer.DECISION_NOT_SURE)
     assert {answer.decision for answer in response.answers} == {1, 2}
@@ -198,6 +199,7 @@ async def test_stream_answers_each_request_in_order(tmp_path: Path) -> None:
     assert [each.class_id for each in listed.classes] == list(CLASSES)
     assert (listed.model, listed.version, listed.wafers) == ("tiny", 1, 3)
     assert listed.execution_provider == "CPUExecutionProvider"
+    assert listed.task == pb.LoadedModel.TASK_SINGLE_PATTERN
     assert listed.latency_ms_p50 > 0
 
 

@@ -2,17 +2,56 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
 import numpy as np
+import pytest
+from teachwafer.trainer.v1 import trainer_pb2
 
+from services.common.errors import InvalidArgumentError
 from services.common.evaluation import evaluate
 from services.common.jobs import Job, JobEvent, JobState
 from services.common.jobs.worker import PROGRESS_KIND
-from services.trainer.converters import event_to_proto, job_to_proto
+from services.common.task import Task
+from services.trainer.converters import event_to_proto, job_to_proto, spec_from_proto, validated_to_proto
 from services.trainer.domain import EPOCH_KIND, STAGE_KIND, WARNING_KIND, TrainingOutcome, TrainingSpec
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+TASK = trainer_pb2.TrainingConfig
+
+
+@pytest.mark.parametrize(
+    ("wire", "task"),
+    [
+        (TASK.TASK_UNSPECIFIED, Task.SINGLE),
+        (TASK.TASK_SINGLE_PATTERN, Task.SINGLE),
+        (TASK.TASK_SEVERAL_PATTERNS, Task.SEVERAL),
+        (TASK.TASK_ONLY_NORMAL, Task.NORMAL),
+    ],
+)
+def test_tasks_come_from_the_wire_and_go_back(wire, task) -> None:
+    job = trainer_pb2.TrainingJob(dataset_version="datasetVersions/d", config=trainer_pb2.TrainingConfig(task=wire))
+    spec = spec_from_proto(job)
+    assert spec.config.task is task
+    assert TrainingSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+    assert validated_to_proto(spec, "").config.task == (wire or TASK.TASK_SINGLE_PATTERN)
+
+
+def test_a_task_of_a_later_version_is_refused() -> None:
+    config = trainer_pb2.TrainingConfig(task=9)  # type: ignore[arg-type]
+    job = trainer_pb2.TrainingJob(dataset_version="datasetVersions/d", config=config)
+    with pytest.raises(InvalidArgumentError, match="single, several, normal") as caught:
+        spec_from_proto(job)
+    assert caught.value.field == "training_job.config.task"
+
+
+def test_a_spec_of_an_earlier_version_has_a_single_pattern() -> None:
+    data = TrainingSpec("d").to_json()
+    del data["config"]["task"]
+    assert TrainingSpec.from_json(data).config.task is Task.SINGLE
 
 
 def event(kind: str, **data: object) -> JobEvent:
@@ -79,6 +118,7 @@ def test_an_outcome_reaches_the_wire_with_every_figure() -> None:
     assert list(result.tune.confusion) == [1, 0, 1, 1]
     assert result.tune.classes[1].display_name == "없음"
     assert result.tune.classes[0].recall_interval.high > 0.5
+    assert result.tune.task == TASK.TASK_SINGLE_PATTERN
     assert result.tune.accepted_error == tune.accepted_error
     assert result.tune.macro_f1_interval.low == tune.macro_f1_interval.low
     assert list(result.warnings) == ["few wafers"]

@@ -1,11 +1,14 @@
 """What an answer is worth, where the heat lies, and which wafers run together."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from services.common.model_manifest import ModelClass, ModelManifest
+from services.common.task import Task
 from services.predictor.batching import MAX_BATCH_PLACES, MAX_BATCH_WAFERS
-from services.predictor.domain import Decision, decide, heat_on_dies, rank
+from services.predictor.domain import Decision, confidence_of, decide, heat_on_dies, patterns_of, rank
 from services.predictor.inference import chunks_of
 
 MANIFEST = ModelManifest(
@@ -36,6 +39,39 @@ def test_classes_are_ranked_and_equals_keep_the_order_of_the_model() -> None:
     probabilities = np.array([0.25, 0.5, 0.25], np.float32)
     assert [each.class_id for each, _ in rank(MANIFEST, probabilities, 0)] == ["b", "a", "c"]
     assert [(each.display_name, value) for each, value in rank(MANIFEST, probabilities, 1)] == [("B", 0.5)]
+
+
+def of_task(task: Task, normal: str = "") -> ModelManifest:
+    classes = tuple(replace(each, normal=each.class_id == normal) for each in MANIFEST.classes)
+    return replace(MANIFEST, task=task, classes=classes)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "probabilities", "patterns", "confidence"),
+    [
+        (of_task(Task.SINGLE), (0.2, 0.7, 0.1), ["b"], 0.7),
+        (of_task(Task.SINGLE, "c"), (0.2, 0.7, 0.1), ["b"], 0.7),
+        (of_task(Task.SINGLE, "b"), (0.2, 0.7, 0.1), [], 0.7),
+        (of_task(Task.SEVERAL), (0.6, 0.9, 0.2), ["b", "a"], 0.6 * 0.9 * 0.8),
+        (of_task(Task.SEVERAL), (0.1, 0.4, 0.2), [], 0.9 * 0.6 * 0.8),
+        (of_task(Task.SEVERAL, "c"), (0.5, 0.9, 0.05), ["b", "a"], 0.5 * 0.9),
+        (of_task(Task.SEVERAL, "c"), (0.1, 0.2, 0.72), [], 0.9 * 0.8),
+    ],
+)
+def test_patterns_and_how_sure_their_whole_set_is(
+    manifest: ModelManifest, probabilities: tuple[float, ...], patterns: list[str], confidence: float
+) -> None:
+    row = np.array(probabilities, np.float32)
+    assert [each.class_id for each, _ in patterns_of(manifest, row)] == patterns
+    assert confidence_of(manifest, row) == pytest.approx(confidence)
+
+
+def test_an_only_normal_model_knows_no_patterns_and_leaves_the_decision_to_the_novelty() -> None:
+    manifest = replace(MANIFEST, task=Task.NORMAL, classes=(ModelClass("n", "N", True),), accept_threshold=0.0)
+    row = np.array([0.01], np.float32)
+    assert patterns_of(manifest, row) == ()
+    assert decide(manifest, confidence_of(manifest, row), 0.99) is Decision.ACCEPTED
+    assert decide(manifest, confidence_of(manifest, row), 1.01) is Decision.UNKNOWN
 
 
 def test_heat_lies_on_the_box_of_the_dies() -> None:

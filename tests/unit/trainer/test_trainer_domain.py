@@ -10,6 +10,7 @@ import pytest
 
 from services.common.dataset import DatasetClass, DatasetManifest, Split
 from services.common.errors import FailedPreconditionError, InvalidArgumentError
+from services.common.task import Task
 from services.trainer.domain import TrainingConfig, TrainingSpec, check_dataset, check_generated, check_spec
 
 
@@ -30,6 +31,7 @@ from services.trainer.domain import TrainingConfig, TrainingSpec, check_dataset,
         ("seed", -1),
         ("seed", 2**32),
         ("early_stopping_epochs", -1),
+        ("task", Task.SEVERAL),
     ],
 )
 def test_settings_out_of_range_are_named(field, value):
