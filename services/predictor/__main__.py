@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+from collections.abc import AsyncIterator
 
 from services.common.model_repository import ModelRepository
 from services.common.program import run_program
@@ -12,12 +14,18 @@ from services.predictor import kserve_servicer, servicer
 from services.predictor.inference import InferenceRunner
 from services.predictor.kserve_servicer import KServeServicer
 from services.predictor.metrics import MetricsServer
+from services.predictor.model_config import ModelControl
 from services.predictor.model_server import ModelServer
+from services.predictor.response_cache import ResponseCache
 from services.predictor.servicer import PredictorServicer
 from services.predictor.settings import PredictorSettings
+from services.predictor.shared_memory import SharedMemory
+from services.predictor.tracing import Tracer
 
 SERVICE = "predictor"
 METRICS = "predictor-metrics"
+
+logger = logging.getLogger(__name__)
 
 
 async def serve(settings: PredictorSettings) -> None:
@@ -28,10 +36,18 @@ async def serve(settings: PredictorSettings) -> None:
         port=settings.predictor_grpc_port,
         service_names=[servicer.SERVICE_NAME, kserve_servicer.SERVICE_NAME],
     )
-    models = ModelServer(ModelRepository(settings.resolved_model_repository))
-    runner = InferenceRunner(settings.predictor_max_waiting_wafers)
+    models = ModelServer(ModelRepository(settings.resolved_model_repository), settings.predictor_model_control)
+    tracer = Tracer(settings.resolved_trace_file)
+    runner = InferenceRunner(
+        settings.predictor_max_waiting_wafers,
+        settings.predictor_threads,
+        ResponseCache(settings.predictor_response_cache_bytes),
+        tracer,
+    )
+    shared_memory = SharedMemory(allowed=settings.resolved_shared_memory)
+    kserve = KServeServicer(models, runner, server.draining, shared_memory, tracer)
     servicer.add_to(server, PredictorServicer(models, runner, server.draining))
-    kserve_servicer.add_to(server, KServeServicer(models, runner, server.draining))
+    kserve_servicer.add_to(server, kserve)
     with contextlib.closing(runner):
         metrics = MetricsServer(models, settings.host, settings.predictor_metrics_port)
         with contextlib.closing(metrics):
@@ -39,7 +55,29 @@ async def serve(settings: PredictorSettings) -> None:
             announce_listening(METRICS, metrics.port, settings.port_file_dir)
             await asyncio.to_thread(models.load_all)
             server.set_serving(True)
-            await server.run()
+            async with _polled(models, settings):
+                await server.run()
+
+
+@contextlib.asynccontextmanager
+async def _polled(models: ModelServer, settings: PredictorSettings) -> AsyncIterator[None]:
+    """Follows the changes of the repository while inside, where the settings say so."""
+
+    async def poll() -> None:
+        while True:
+            await asyncio.sleep(settings.predictor_poll_seconds)
+            try:
+                await asyncio.to_thread(models.poll)
+            except OSError as error:
+                logger.warning("could not look at the model repository", extra={"error": str(error)})
+
+    polling = asyncio.create_task(poll()) if settings.predictor_model_control is ModelControl.POLL else None
+    try:
+        yield
+    finally:
+        if polling is not None:
+            polling.cancel()
+            await asyncio.gather(polling, return_exceptions=True)
 
 
 def main() -> None:

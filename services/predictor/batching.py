@@ -1,26 +1,35 @@
 """Dynamic batching: whenever a thread is free, it takes what waits for one model and runs it together.
 
-Nothing waits for company: on a processor a batch saves hops between threads and no arithmetic, so an idle thread begins
-at once with what is there, and batches grow by themselves when there is more work than threads.
+Nothing waits for company unless the model's configuration says so: on a processor a batch saves hops between threads
+and no arithmetic, so an idle thread begins at once with what is there, and batches grow by themselves when there is
+more work than threads.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections import OrderedDict, deque
-from collections.abc import Sequence
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
+from services.common.errors import DataLossError, DeadlineExceededError, ResourceExhaustedError
 from services.common.preprocessing import pad_grids
+from services.predictor.model_config import QueuePolicy, Scheduling
 from services.predictor.model_server import LoadedModel
+from services.predictor.statistics import Run
+from services.predictor.tensors import Tensor
 
 Grids = Sequence[NDArray[np.uint8]]
-Outputs = dict[str, NDArray[np.float32]]
+Tensors = Mapping[str, Tensor]
+Outputs = dict[str, NDArray[Any]]
 
 MAX_BATCH_WAFERS = 64
 """Most wafers of one run; more bring nothing on a processor."""
@@ -29,16 +38,26 @@ MAX_BATCH_PLACES = 4_000_000
 
 _MOST_PADDING = 2
 """A batch ends before padding makes it this many times as large as its wafers."""
+_FOR_EVER = float("inf")
 
 
 @dataclass(slots=True)
 class BatchSize:
-    """How large a batch is, and whether more fits."""
+    """How large a batch of wafers is, and whether more fits.
+
+    Attributes:
+        wafers: Wafers.
+        rows: Most rows of a wafer.
+        columns: Most columns of a wafer.
+        places: Places of the grids together, without padding.
+        most: Most wafers of a batch.
+    """
 
     wafers: int = 0
     rows: int = 0
     columns: int = 0
     places: int = 0
+    most: int = MAX_BATCH_WAFERS
 
     def with_more(self, other: BatchSize) -> BatchSize:
         """Returns the size of both together."""
@@ -47,27 +66,188 @@ class BatchSize:
             max(self.rows, other.rows),
             max(self.columns, other.columns),
             self.places + other.places,
+            self.most,
         )
+
+    @property
+    def items(self) -> int:
+        """Elements of the batch."""
+        return self.wafers
 
     @property
     def fits(self) -> bool:
         """Whether a batch may be as large; a single wafer always may."""
         padded = self.rows * self.columns * self.wafers
         return self.wafers <= 1 or (
-            self.wafers <= MAX_BATCH_WAFERS and padded <= MAX_BATCH_PLACES and padded <= _MOST_PADDING * self.places
+            self.wafers <= self.most and padded <= MAX_BATCH_PLACES and padded <= _MOST_PADDING * self.places
         )
 
 
+@dataclass(frozen=True, slots=True)
+class TensorSize:
+    """How large a batch of tensors is, and whether more fits: tensors are joined where they differ in the batch alone.
+
+    Attributes:
+        items: Elements of the batch.
+        shapes: Shapes of the inputs without the batch; None where two differ.
+        most: Most elements of a batch; 0 where requests are not joined.
+    """
+
+    items: int
+    shapes: tuple[tuple[int, ...], ...] | None
+    most: int
+
+    @classmethod
+    def of(cls, inputs: Tensors, max_batch_size: int) -> TensorSize:
+        """Returns the size of one request."""
+        items = next(iter(inputs.values())).shape[0] if max_batch_size and inputs else 1
+        return cls(items, tuple(inputs[name].shape[1:] for name in sorted(inputs)), max_batch_size)
+
+    def with_more(self, other: TensorSize) -> TensorSize:
+        """Returns the size of both together."""
+        return TensorSize(self.items + other.items, self.shapes if self.shapes == other.shapes else None, self.most)
+
+    @property
+    def fits(self) -> bool:
+        """Whether a batch may be like this."""
+        return self.shapes is not None and self.items <= self.most
+
+
 @dataclass(slots=True, eq=False)
-class _Member:
-    """Wafers of one call that are run together, and what came of them."""
+class Member:
+    """What one call brings to a batch, and what came of it.
 
-    grids: Grids
-    size: BatchSize
+    Attributes:
+        content: Grids of wafers, or all inputs by name.
+        size: How large it is.
+        outputs: Names of the outputs wanted; only members that want the same share a run.
+        leads: Whether it is the first, perhaps only, member of its call.
+        level: Priority of the call.
+        late: Whether it waited too long and goes behind the others of its priority.
+        due: When it has waited too long, seconds of `time.perf_counter`.
+        arrived: When it came, seconds of `time.perf_counter`.
+        answer: The outputs, a row an element.
+        run: The run that it had a part in.
+        alarm: Ends its waiting.
+    """
+
+    content: Grids | Tensors
+    size: BatchSize | TensorSize
+    outputs: tuple[str, ...]
+    leads: bool = True
+    level: int = 0
+    late: bool = False
+    due: float = _FOR_EVER
+    arrived: float = field(default_factory=time.perf_counter)
     answer: asyncio.Future[Outputs] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    run: Run | None = None
+    alarm: asyncio.TimerHandle | None = None
 
 
-_Key = tuple[LoadedModel, tuple[str, ...]]
+class _Queue:
+    """What waits for one model: the highest priority first, and in each those that came first.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._statistics = model.statistics
+        self._scheduling: Scheduling = model.session.config.scheduling
+        self._lanes: dict[tuple[int, bool], deque[Member]] = {}
+
+    def __bool__(self) -> bool:
+        return any(self._lanes.values())
+
+    def waiting(self, level: int) -> int:
+        """Returns how many calls of a priority wait."""
+        lanes = (self._lanes.get((level, late), ()) for late in (False, True))
+        return sum(member.leads and not member.answer.done() for lane in lanes for member in lane)
+
+    def add(self, member: Member) -> None:
+        """Puts a member behind those of its priority."""
+        self._lane(member.level, late=False).append(member)
+        self._statistics.waiting += member.leads
+
+    def take(self, now: float) -> tuple[list[Member], float]:
+        """Returns a batch that can begin now, or none and when to look again.
+
+        Args:
+            now: Seconds of `time.perf_counter`.
+        """
+        self._put_back_late_ones(now)
+        batch, size, full = self._gather()
+        if not batch:
+            return [], _FOR_EVER
+        keep = self._preferred(batch)
+        if not keep:
+            wake = min(member.arrived for member in batch) + self._scheduling.max_delay_us / 1e6
+            if self._scheduling.dynamic and not full and size.items < size.most and wake > now:
+                self._put_back(batch)
+                return [], wake
+            keep = len(batch)
+        self._put_back(batch[keep:])
+        for member in batch[:keep]:
+            self._statistics.waiting -= member.leads
+            if member.alarm is not None:
+                member.alarm.cancel()
+        return batch[:keep], now
+
+    def _lane(self, level: int, *, late: bool) -> deque[Member]:
+        lane = self._lanes.get((level, late))
+        if lane is None:
+            lane = self._lanes[level, late] = deque()
+            self._lanes = dict(sorted(self._lanes.items()))
+        return lane
+
+    def _put_back_late_ones(self, now: float) -> None:
+        """Puts those that waited too long behind the others, where the policy says so."""
+        for (level, late), lane in list(self._lanes.items()):
+            if late or not self._scheduling.policy(level).delays:
+                continue
+            for member in [each for each in lane if each.due <= now]:
+                lane.remove(member)
+                member.late = True
+                self._lane(level, late=True).append(member)
+
+    def _gather(self) -> tuple[list[Member], Any, bool]:
+        """Takes the first member whose caller still waits, and all that fit beside it, in their order."""
+        batch: list[Member] = []
+        size: Any = None
+        full = False
+        for lane in self._lanes.values():
+            left: list[Member] = []
+            while lane and not (batch and (size.items >= size.most or not self._scheduling.dynamic)):
+                member = lane.popleft()
+                if member.answer.done():
+                    self._statistics.waiting -= member.leads
+                    continue
+                if not batch:
+                    batch, size = [member], member.size
+                    continue
+                together = size.with_more(member.size)
+                if member.outputs == batch[0].outputs and together.fits:
+                    batch.append(member)
+                    size = together
+                else:
+                    left.append(member)
+                    full = True
+            lane.extendleft(reversed(left))
+        return batch, size, full
+
+    def _preferred(self, batch: list[Member]) -> int:
+        """Returns how many members make the largest preferred size; 0 where none does."""
+        best = total = 0
+        if self._scheduling.preferred:
+            for count, member in enumerate(batch, 1):
+                total += member.size.items
+                if total in self._scheduling.preferred:
+                    best = count
+        return best
+
+    def _put_back(self, members: Sequence[Member]) -> None:
+        for member in reversed(members):
+            self._lane(member.level, late=member.late).appendleft(member)
 
 
 class Batcher:
@@ -81,10 +261,14 @@ class Batcher:
     """
 
     def __init__(self, threads: int | None = None) -> None:
-        self._free = threads or len(os.sched_getaffinity(0))
+        self._most = self._free = threads or len(os.sched_getaffinity(0))
         self._threads = ThreadPoolExecutor(self._free, thread_name_prefix="inference")
-        self._queues: OrderedDict[_Key, deque[_Member]] = OrderedDict()
+        self._queue_of: WeakKeyDictionary[LoadedModel, _Queue] = WeakKeyDictionary()
+        self._queues: OrderedDict[LoadedModel, _Queue] = OrderedDict()
+        self._instances: Counter[LoadedModel] = Counter()
         self._running: set[asyncio.Task[None]] = set()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = _FOR_EVER
 
     async def run(self, model: LoadedModel, grids: Grids, outputs: Sequence[str]) -> Outputs:
         """Runs wafers of like sizes, few enough for one batch, perhaps with those of other calls.
@@ -97,77 +281,185 @@ class Batcher:
         Returns:
             float32 outputs by name, a row a wafer.
         """
-        member = _Member(grids, size_of(grids))
-        self._queues.setdefault((model, tuple(outputs)), deque()).append(member)
-        self._begin()
+        (member,) = self.submit(model, [Member(grids, size_of(grids), tuple(outputs))])
         return await member.answer
+
+    def submit(self, model: LoadedModel, members: list[Member], level: int = 0, timeout_us: int = 0) -> list[Member]:
+        """Puts the members of one call into the model's queue.
+
+        Args:
+            model: The model.
+            members: At least one; the first one leads.
+            level: Priority of the call; one that the model does not have takes its default.
+            timeout_us: Longest wait that the call allows, microseconds; 0 takes the model's.
+
+        Raises:
+            ResourceExhaustedError: The queue of this priority is full.
+        """
+        scheduling = model.session.config.scheduling
+        level = level if 0 < level <= scheduling.levels else scheduling.default_level
+        policy = scheduling.policy(level)
+        queue = self._queue_of.get(model)
+        if queue is None:
+            queue = self._queue_of[model] = _Queue(model)
+        if policy.max_size and queue.waiting(level) >= policy.max_size:
+            raise ResourceExhaustedError(
+                f"Expected at most {policy.max_size} requests waiting for {model.name}. Received one more. Try again "
+                "shortly, or raise max_queue_size in its configuration.",
+                retry_after_s=1.0,
+                reason="QUEUE_FULL",
+            )
+        wait_us = _wait_us(policy, timeout_us)
+        for member in members:
+            member.level = level
+            if wait_us:
+                member.due = member.arrived + wait_us / 1e6
+                if not policy.delays:
+                    member.alarm = asyncio.get_running_loop().call_later(wait_us / 1e6, _expire, member, wait_us)
+            queue.add(member)
+        self._queues.setdefault(model, queue)
+        self._begin()
+        return members
 
     def close(self) -> None:
         """Ends the threads."""
+        if self._alarm is not None:
+            self._alarm.cancel()
         self._threads.shutdown(cancel_futures=True)
 
     def _begin(self) -> None:
         """Gives work to free threads."""
-        while self._free and self._queues:
-            key, queue = self._queues.popitem(last=False)
-            batch = _take(queue)
+        looked, wake = 0, _FOR_EVER
+        now = time.perf_counter()
+        while self._free and looked < len(self._queues):
+            model, queue = self._queues.popitem(last=False)
+            batch: list[Member] = []
+            if self._instances[model] < (model.session.config.scheduling.instances or self._most):
+                batch, again = queue.take(now)
+                wake = min(wake, again if not batch else _FOR_EVER)
             if queue:
-                self._queues[key] = queue
-            if batch:
-                self._free -= 1
-                task = asyncio.get_running_loop().create_task(self._run(key, batch))
-                self._running.add(task)
-                task.add_done_callback(self._running.discard)
+                self._queues[model] = queue
+            if not batch:
+                looked += 1
+                continue
+            looked = 0
+            self._free -= 1
+            self._instances[model] += 1
+            task = asyncio.get_running_loop().create_task(self._run(model, batch))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        self._wake_at(wake, now)
 
-    async def _run(self, key: _Key, batch: list[_Member]) -> None:
-        """Runs a batch and deals out its rows."""
-        model, outputs = key
-        grids = [grid for member in batch for grid in member.grids]
+    def _wake_at(self, wake: float, now: float) -> None:
+        """Looks again when a batch has waited long enough for company."""
+        if wake == _FOR_EVER or (self._alarm_at <= wake and self._alarm_at > now):
+            return
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at = wake
+        self._alarm = asyncio.get_running_loop().call_later(max(wake - now, 0), self._ring)
+
+    def _ring(self) -> None:
+        self._alarm_at = _FOR_EVER
+        self._begin()
+
+    async def _run(self, model: LoadedModel, batch: list[Member]) -> None:
+        """Runs a batch, and its members one by one where one of several spoils it for the others."""
         try:
-            values = await asyncio.get_running_loop().run_in_executor(self._threads, _run_padded, model, grids, outputs)
-        except Exception as error:
-            for member in batch:
-                if not member.answer.done():
-                    member.answer.set_exception(error)
-        else:
-            model.statistics.executed()
-            start = 0
-            for member in batch:
-                end = start + member.size.wafers
-                if not member.answer.done():
-                    member.answer.set_result({name: value[start:end] for name, value in values.items()})
-                start = end
+            error = await self._try(model, batch)
+            if error is not None and len(batch) > 1 and isinstance(batch[0].content, Mapping):
+                for member in batch:
+                    _fail([member], await self._try(model, [member]))
+            else:
+                _fail(batch, error)
         finally:
             self._free += 1
+            self._instances[model] -= 1
+            if not self._instances[model]:
+                del self._instances[model]
             self._begin()
 
+    async def _try(self, model: LoadedModel, batch: list[Member]) -> Exception | None:
+        """Runs a batch and deals out its rows; returns what went wrong."""
+        begun = time.perf_counter()
+        size = sum(member.size.items for member in batch)
+        try:
+            values, made, inferred = await asyncio.get_running_loop().run_in_executor(
+                self._threads, _execute, model, batch, size
+            )
+        except Exception as error:
+            return error
+        start = 0
+        shares = []
+        for member in batch:
+            end = start + member.size.items
+            # One member has the whole batch, whatever the first dimension of its outputs is.
+            whole = len(batch) == 1
+            shares.append(values if whole else {name: value[start:end] for name, value in values.items()})
+            start = end
+        run = Run(size, begun, made, inferred, time.perf_counter())
+        model.statistics.executed(run)
+        for member, share in zip(batch, shares, strict=True):
+            member.run = run
+            if not member.answer.done():
+                member.answer.set_result(share)
+        return None
 
-def size_of(grids: Grids) -> BatchSize:
+
+def size_of(grids: Grids, most: int = MAX_BATCH_WAFERS) -> BatchSize:
     """Returns the size of a batch of grids."""
-    size = BatchSize()
+    size = BatchSize(most=most)
     for grid in grids:
         size = size.with_more(BatchSize(1, grid.shape[0], grid.shape[1], grid.size))
     return size
 
 
-def _take(queue: deque[_Member]) -> list[_Member]:
-    """Takes the oldest member whose caller still waits, and all that fit beside it, in their order."""
-    batch: list[_Member] = []
-    size = BatchSize()
-    left: list[_Member] = []
-    while queue and size.wafers < MAX_BATCH_WAFERS:
-        member = queue.popleft()
-        if member.answer.done():
-            continue
-        together = size.with_more(member.size)
-        if not batch or together.fits:
-            batch.append(member)
-            size = together
-        else:
-            left.append(member)
-    queue.extendleft(reversed(left))
-    return batch
+def _execute(model: LoadedModel, batch: list[Member], size: int) -> tuple[Outputs, float, float]:
+    """Makes one input of a batch and runs it, in a thread; returns the outputs and when each of both was there."""
+    outputs = batch[0].outputs
+    contents: list[Any] = [member.content for member in batch]
+    if isinstance(contents[0], Mapping):
+        inputs = (
+            contents[0]
+            if len(batch) == 1
+            else {name: np.concatenate([each[name] for each in contents]) for name in contents[0]}
+        )
+        made = time.perf_counter()
+        values = model.session.run_tensors(inputs, outputs)
+        for name, value in values.items() if len(batch) > 1 else ():
+            if not value.shape or value.shape[0] != size:
+                raise DataLossError(
+                    f"Expected {size} rows in the output {name} of {model.name} for as many elements of the batch. "
+                    f"Received: the shape {list(value.shape)}. Set max_batch_size to 0 in its configuration.",
+                    reason="WRONG_GRAPH",
+                )
+    else:
+        dies = pad_grids([grid for content in contents for grid in content])
+        made = time.perf_counter()
+        values = model.session.run(dies, outputs)
+    return values, made, time.perf_counter()
 
 
-def _run_padded(model: LoadedModel, grids: Grids, outputs: Sequence[str]) -> Outputs:
-    return model.session.run(pad_grids(grids), outputs)
+def _wait_us(policy: QueuePolicy, timeout_us: int) -> int:
+    """Returns the longest wait of a call, microseconds; 0 is for ever. A call that may can shorten it."""
+    if timeout_us and policy.allow_override and (not policy.timeout_us or timeout_us < policy.timeout_us):
+        return timeout_us
+    return policy.timeout_us
+
+
+def _expire(member: Member, wait_us: int) -> None:
+    """Refuses a member that has waited too long."""
+    if member.run is None and not member.answer.done():
+        member.answer.set_exception(
+            DeadlineExceededError(
+                f"Expected the request to begin within {wait_us} microseconds, the limit of its queue. Received: a "
+                "queue that took longer. Send fewer at a time, or allow a longer wait.",
+                reason="QUEUE_TIMEOUT",
+            )
+        )
+
+
+def _fail(members: list[Member], error: Exception | None) -> None:
+    for member in members:
+        if error is not None and not member.answer.done():
+            member.answer.set_exception(error)

@@ -5,34 +5,81 @@ Nothing in a request is trusted: each part is compared with what the model takes
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from google.protobuf import text_format
-from inference import grpc_service_pb2, model_config_pb2
-from numpy.typing import NDArray
+from inference import grpc_service_pb2
 
-from services.common.errors import DataLossError, InvalidArgumentError, UnimplementedError
-from services.common.model_repository import CONFIG_FILE
+from services.common.errors import InvalidArgumentError
 from services.common.wafer_map import MAX_SIDE
-from services.predictor.batching import Outputs
-from services.predictor.converters import MAX_WAFERS
+from services.predictor.config_converters import PLATFORM, config_from_bytes
+from services.predictor.inference import Wishes
+from services.predictor.log_settings import Value
 from services.predictor.model_server import IndexEntry, LoadedModel
-from services.predictor.session import TensorInfo
+from services.predictor.model_sources import FILE_PREFIX
+from services.predictor.shared_memory import Region, SharedMemory
+from services.predictor.statistics import Durations
+from services.predictor.tensors import (
+    BYTES,
+    DTYPES,
+    Tensor,
+    TensorInfo,
+    classified,
+    tensor_from_bytes,
+    tensor_to_bytes,
+)
 
-PLATFORM = "onnxruntime_onnx"
+FINAL_RESPONSE = "triton_final_response"
+WANTS_FINAL_RESPONSE = "triton_enable_empty_final_response"
+REGION, REGION_OFFSET, REGION_BYTES = "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"
+CLASSIFICATION = "classification"
 
-_TYPED_FIELD = "uint_contents"
 _RESERVED_PREFIX = "triton_"
-_SHARED_MEMORY, _CLASSIFICATION = "shared_memory_region", "classification"
+_SEQUENCE_PREFIX = "sequence_"
 _MAX_VERSION = 999_999_999
+_LONGEST_SIDE = 2**31 - 1
+_TYPED_FIELDS = {
+    "BOOL": "bool_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    BYTES: "bytes_contents",
+}
+_TYPED_DTYPES = {"uint_contents": np.dtype(np.uint32), "int_contents": np.dtype(np.int32)}
+
+
+@dataclass(frozen=True, slots=True)
+class WantedOutput:
+    """An output that a request asks for.
+
+    Attributes:
+        name: Its name.
+        classes: Best classes wanted in its place; 0 wants the tensor itself.
+        region: Region of shared memory that it is to be written into. None: it goes into the message.
+        offset: Where in the region, bytes.
+        byte_size: How many bytes there are for it.
+    """
+
+    name: str
+    classes: int = 0
+    region: Region | None = None
+    offset: int = 0
+    byte_size: int = 0
 
 
 def version_from_text(text: str) -> int:
-    """Returns the version that a text names; 0 for an empty one, which means the one that serves.
+    """Returns the version that a text names; 0 for an empty one, which means the newest that serves.
 
     Raises:
         InvalidArgumentError: It is not a whole number above 0.
@@ -46,106 +93,174 @@ def version_from_text(text: str) -> int:
     return int(text)
 
 
-def dies_from_proto(request: grpc_service_pb2.ModelInferRequest, info: TensorInfo) -> NDArray[np.uint8]:
-    """Returns the die grids of a request, without a copy where they came as raw contents.
-
-    As in the model itself, a value that is neither 0 nor 2 is a die that did not fail.
+def inputs_from_proto(
+    request: grpc_service_pb2.ModelInferRequest, model: LoadedModel, shared_memory: SharedMemory
+) -> dict[str, Tensor]:
+    """Returns the inputs of a request, without a copy where they came as raw contents or in shared memory.
 
     Args:
         request: The request.
-        info: Input of the model.
+        model: The model that it is for.
+        shared_memory: Registered regions.
 
     Returns:
-        uint8 (N, rows, columns).
+        All inputs of the model by name, in the shapes of its configuration.
 
     Raises:
-        InvalidArgumentError: The request does not hold exactly this input, whole.
-        UnimplementedError: It refers to shared memory.
+        InvalidArgumentError: The request does not hold exactly the model's inputs, whole.
+        NotFoundError: It names an unknown region of shared memory.
     """
-    _check_parameters(request.parameters, "parameters")
+    config = model.session.config
+    infos = {each.name: each for each in config.inputs}
     names = [each.name for each in request.inputs]
-    if names != [info.name]:
-        raise InvalidArgumentError(f"Expected exactly the input {info.name!r}. Received: {names[:10]}.", "inputs")
-    tensor = request.inputs[0]
-    _check_parameters(tensor.parameters, "inputs[0].parameters")
-    if tensor.datatype != info.datatype:
+    if sorted(names) != sorted(infos):
         raise InvalidArgumentError(
-            f"Expected the data type {info.datatype!r}. Received: {tensor.datatype[:50]!r}.", "inputs[0].datatype"
+            f"Expected exactly the input{'s' * (len(infos) > 1)} {', '.join(map(repr, infos))}. "
+            f"Received: {names[:10]}.",
+            "inputs",
         )
-    shape = _checked_shape(list(tensor.shape))
-    wanted = shape[0] * shape[1] * shape[2]
-    if request.raw_input_contents:
-        return _from_raw(request, wanted).reshape(shape)
-    return _from_typed(tensor, wanted).reshape(shape)
+    in_message = [index for index, each in enumerate(request.inputs) if REGION not in each.parameters]
+    raw = _raw_contents(request, in_message)
+    longest = MAX_SIDE if model.session.takes_wafers else _LONGEST_SIDE
+    tensors: dict[str, Tensor] = {}
+    for index, tensor in enumerate(request.inputs):
+        field = f"inputs[{index}]"
+        info = infos[tensor.name]
+        _check_parameters(tensor.parameters, f"{field}.parameters")
+        if tensor.datatype != info.datatype:
+            raise InvalidArgumentError(
+                f"Expected the data type {info.datatype!r}. Received: {tensor.datatype[:50]!r}.", f"{field}.datatype"
+            )
+        shape = _checked_shape(list(tensor.shape), info, config.max_batch_size, longest, f"{field}.shape")
+        if REGION in tensor.parameters:
+            tensors[tensor.name] = _from_region(tensor, shape, shared_memory, field)
+        elif raw:
+            position = in_message.index(index)
+            tensors[tensor.name] = tensor_from_bytes(
+                raw[position], info.datatype, shape, f"raw_input_contents[{position}]"
+            )
+        else:
+            tensors[tensor.name] = _from_typed(tensor, info.datatype, shape, field)
+    batches = {each.shape[0] for each in tensors.values()} if config.max_batch_size else set()
+    if len(batches) > 1:
+        raise InvalidArgumentError(
+            f"Expected inputs with one batch size. Received: {sorted(batches)[:5]} as their first dimensions.",
+            "inputs",
+        )
+    return tensors
 
 
-def outputs_wanted(request: grpc_service_pb2.ModelInferRequest, infos: Sequence[TensorInfo]) -> list[str]:
-    """Returns the names of the outputs that a request asks for; all of them where it names none.
+def outputs_from_proto(
+    request: grpc_service_pb2.ModelInferRequest, model: LoadedModel, shared_memory: SharedMemory
+) -> list[WantedOutput]:
+    """Returns the outputs that a request asks for; all of them where it names none.
 
     Raises:
-        InvalidArgumentError: A name is unknown or comes twice.
-        UnimplementedError: An output is wanted in a form that this server does not have.
+        InvalidArgumentError: A name is unknown or comes twice, or a parameter is wrong.
+        NotFoundError: It names an unknown region of shared memory.
     """
-    known = [each.name for each in infos]
-    wanted = [each.name for each in request.outputs] or known
-    for index, output in enumerate(request.outputs):
-        _check_parameters(output.parameters, f"outputs[{index}].parameters")
-        if output.name not in known or wanted.count(output.name) > 1:
+    infos = {each.name: each for each in model.session.config.outputs}
+    if not request.outputs:
+        return [WantedOutput(name) for name in infos]
+    names = [each.name for each in request.outputs]
+    return [
+        _wanted(output, infos, names, shared_memory, f"outputs[{index}]")
+        for index, output in enumerate(request.outputs)
+    ]
+
+
+def wishes_from_proto(request: grpc_service_pb2.ModelInferRequest, *, stream: bool = False) -> Wishes:
+    """Returns what else a request asks for.
+
+    Args:
+        request: The request.
+        stream: Whether it came in a stream, where more is allowed.
+
+    Raises:
+        InvalidArgumentError: A parameter is reserved, of the wrong type or means something that there is not here.
+    """
+    parameters = request.parameters
+    if not parameters:
+        return Wishes(request_id=request.id)
+    for name in parameters:
+        if name.startswith(_SEQUENCE_PREFIX):
             raise InvalidArgumentError(
-                f"Expected outputs out of {known}, each once. Received: {wanted[:10]}.", f"outputs[{index}].name"
+                f"Expected no parameter of a sequence, because no model here has a state. Received: {name[:100]!r}.",
+                "parameters",
             )
-    return wanted
-
-
-def infer_to_proto(
-    request: grpc_service_pb2.ModelInferRequest, model: LoadedModel, outputs: Outputs
-) -> grpc_service_pb2.ModelInferResponse:
-    """Returns the response with the outputs as raw contents."""
-    return grpc_service_pb2.ModelInferResponse(
-        model_name=model.name,
-        model_version=str(model.version),
-        id=request.id,
-        outputs=[
-            grpc_service_pb2.ModelInferResponse.InferOutputTensor(name=name, datatype="FP32", shape=values.shape)
-            for name, values in outputs.items()
-        ],
-        raw_output_contents=[np.ascontiguousarray(values, "<f4").tobytes() for values in outputs.values()],
+    _check_parameters(parameters, "parameters", {WANTS_FINAL_RESPONSE} if stream else set())
+    return Wishes(
+        priority=_number(parameters, "priority", "parameters"),
+        timeout_us=_number(parameters, "timeout", "parameters"),
+        request_id=request.id,
     )
 
 
-def metadata_to_proto(model: LoadedModel) -> grpc_service_pb2.ModelMetadataResponse:
-    """Returns what a model takes and answers."""
+def wants_final_response(request: grpc_service_pb2.ModelInferRequest) -> bool:
+    """Returns whether the response of a stream is to say that it is the last one of its request."""
+    name = WANTS_FINAL_RESPONSE
+    return name in request.parameters and request.parameters[name].bool_param
+
+
+def infer_to_proto(
+    request: grpc_service_pb2.ModelInferRequest,
+    model: LoadedModel,
+    wanted: Sequence[WantedOutput],
+    values: Mapping[str, Tensor],
+) -> grpc_service_pb2.ModelInferResponse:
+    """Returns the response; each output as raw contents, or in shared memory and an empty one.
+
+    Raises:
+        InvalidArgumentError: An output does not fit into its part of shared memory.
+    """
+    infos = {each.name: each for each in model.session.config.outputs}
+    response = grpc_service_pb2.ModelInferResponse(
+        model_name=model.name, model_version=str(model.version), id=request.id
+    )
+    for each in wanted:
+        value, datatype = values[each.name], infos[each.name].datatype
+        if each.classes:
+            value, datatype = classified(value, each.classes, _labels(model, each.name)), BYTES
+        output = response.outputs.add(name=each.name, datatype=datatype, shape=value.shape)
+        raw = tensor_to_bytes(value, datatype)
+        if each.region is None:
+            response.raw_output_contents.append(raw)
+            continue
+        _write(each, raw)
+        output.parameters[REGION].string_param = each.region.name
+        output.parameters[REGION_BYTES].int64_param = len(raw)
+        if each.offset:
+            output.parameters[REGION_OFFSET].int64_param = each.offset
+        # Clients count on one for each output.
+        response.raw_output_contents.append(b"")
+    return response
+
+
+def metadata_to_proto(model: LoadedModel, versions: Sequence[int]) -> grpc_service_pb2.ModelMetadataResponse:
+    """Returns what a model takes and answers.
+
+    Args:
+        model: The version asked for.
+        versions: All versions of it that serve.
+    """
 
     def tensors(infos: Sequence[TensorInfo]) -> list[grpc_service_pb2.ModelMetadataResponse.TensorMetadata]:
         tensor = grpc_service_pb2.ModelMetadataResponse.TensorMetadata
         return [tensor(name=each.name, datatype=each.datatype, shape=each.shape) for each in infos]
 
+    config = model.session.config
     return grpc_service_pb2.ModelMetadataResponse(
         name=model.name,
-        versions=[str(model.version)],
+        versions=[str(each) for each in sorted(versions)],
         platform=PLATFORM,
-        inputs=tensors(model.session.inputs),
-        outputs=tensors(model.session.outputs),
+        inputs=tensors(config.inputs),
+        outputs=tensors(config.outputs),
     )
 
 
-def read_config(folder: Path) -> grpc_service_pb2.ModelConfigResponse:
-    """Returns the configuration that was published with a model.
-
-    Args:
-        folder: Folder of the model.
-
-    Raises:
-        DataLossError: It is missing or damaged.
-    """
-    try:
-        config = text_format.Parse((folder / CONFIG_FILE).read_text(), model_config_pb2.ModelConfig())
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-        raise DataLossError(
-            f"Expected the configuration of {folder.name} in {CONFIG_FILE}. Received: {type(error).__name__}. "
-            "Publish the model again."
-        ) from error
-    return grpc_service_pb2.ModelConfigResponse(config=config)
+def config_to_proto(model: LoadedModel) -> grpc_service_pb2.ModelConfigResponse:
+    """Returns how a model is served, completed from its graph."""
+    return grpc_service_pb2.ModelConfigResponse(config=config_from_bytes(model.session.config.message))
 
 
 def index_to_proto(entries: Sequence[IndexEntry]) -> grpc_service_pb2.RepositoryIndexResponse:
@@ -159,12 +274,51 @@ def index_to_proto(entries: Sequence[IndexEntry]) -> grpc_service_pb2.Repository
     )
 
 
+def load_parameters_from_proto(
+    request: grpc_service_pb2.RepositoryModelLoadRequest,
+) -> tuple[str, dict[str, bytes]]:
+    """Returns the configuration and the files that a caller sends along: JSON, or empty, and contents by path.
+
+    Raises:
+        InvalidArgumentError: There is no such parameter, or it is of another type.
+    """
+    override, files = "", {}
+    for name, parameter in request.parameters.items():
+        choice = parameter.WhichOneof("parameter_choice")
+        if name == "config" and choice == "string_param":
+            override = parameter.string_param
+        elif name.startswith(FILE_PREFIX) and choice == "bytes_param":
+            files[name.removeprefix(FILE_PREFIX)] = parameter.bytes_param
+        else:
+            raise InvalidArgumentError(
+                f"Expected the parameter config with a string, or {FILE_PREFIX}<version>/<file> with bytes. "
+                f"Received: {name[:100]!r} with {choice or 'nothing'}.",
+                "parameters",
+            )
+    if "config" in request.parameters and not override:
+        raise InvalidArgumentError("Expected a configuration in the parameter config. Received: none.", "parameters")
+    return override, files
+
+
+def check_unload_parameters(request: grpc_service_pb2.RepositoryModelUnloadRequest) -> None:
+    """Refuses parameters that are not known here; no model depends on another.
+
+    Raises:
+        InvalidArgumentError: There is no such parameter.
+    """
+    unknown = sorted(set(request.parameters) - {"unload_dependents"})
+    if unknown:
+        raise InvalidArgumentError(
+            f"Expected no parameter but unload_dependents. Received: {unknown[:10]}.", "parameters"
+        )
+
+
 def statistics_to_proto(model: LoadedModel) -> grpc_service_pb2.ModelStatistics:
     """Returns what a model has done since it was loaded."""
     done = model.statistics
 
-    def duration(count: int, seconds: float) -> grpc_service_pb2.StatisticDuration:
-        return grpc_service_pb2.StatisticDuration(count=count, ns=int(seconds * 1e9))
+    def duration(each: Durations) -> grpc_service_pb2.StatisticDuration:
+        return grpc_service_pb2.StatisticDuration(count=each.count, ns=int(each.seconds * 1e9))
 
     return grpc_service_pb2.ModelStatistics(
         name=model.name,
@@ -173,69 +327,236 @@ def statistics_to_proto(model: LoadedModel) -> grpc_service_pb2.ModelStatistics:
         inference_count=done.wafers,
         execution_count=done.executions,
         inference_stats=grpc_service_pb2.InferStatistics(
-            success=duration(done.successes, done.success_seconds), fail=duration(done.failures, done.failure_seconds)
+            success=duration(Durations(done.successes, done.success_seconds)),
+            fail=duration(Durations(done.failures, done.failure_seconds)),
+            queue=duration(done.queue),
+            compute_input=duration(done.compute_input),
+            compute_infer=duration(done.compute_infer),
+            compute_output=duration(done.compute_output),
+            cache_hit=duration(done.cache_hits),
+            cache_miss=duration(done.cache_misses),
         ),
+        batch_stats=[
+            grpc_service_pb2.InferBatchStatistics(
+                batch_size=size,
+                compute_input=duration(each.compute_input),
+                compute_infer=duration(each.compute_infer),
+                compute_output=duration(each.compute_output),
+            )
+            for size, each in sorted(done.batches.items())
+        ],
     )
 
 
-def _check_parameters(parameters: Any, field: str) -> None:
-    """Refuses parameters that change the meaning of a request and are not known here; others are harmless."""
+def regions_to_proto(regions: Sequence[Region]) -> grpc_service_pb2.SystemSharedMemoryStatusResponse:
+    """Returns the registered regions."""
+    status = grpc_service_pb2.SystemSharedMemoryStatusResponse.RegionStatus
+    return grpc_service_pb2.SystemSharedMemoryStatusResponse(
+        regions={
+            each.name: status(name=each.name, key=each.key, offset=each.offset, byte_size=each.byte_size)
+            for each in regions
+        }
+    )
+
+
+def trace_changes_from_proto(request: grpc_service_pb2.TraceSettingRequest) -> dict[str, list[str]]:
+    """Returns the trace settings that a request changes."""
+    return {name: list(each.value) for name, each in request.settings.items()}
+
+
+def trace_to_proto(settings: Mapping[str, Sequence[str]]) -> grpc_service_pb2.TraceSettingResponse:
+    """Returns the trace settings."""
+    value = grpc_service_pb2.TraceSettingResponse.SettingValue
+    return grpc_service_pb2.TraceSettingResponse(
+        settings={name: value(value=values) for name, values in settings.items()}
+    )
+
+
+def log_changes_from_proto(request: grpc_service_pb2.LogSettingsRequest) -> dict[str, Value]:
+    """Returns the log settings that a request changes.
+
+    Raises:
+        InvalidArgumentError: A setting has no value.
+    """
+    changes: dict[str, Value] = {}
+    for name, each in request.settings.items():
+        choice = each.WhichOneof("parameter_choice")
+        if choice is None:
+            raise InvalidArgumentError(f"Expected a value of {name[:50]!r}. Received: none.", f"settings.{name[:50]}")
+        changes[name] = getattr(each, choice)
+    return changes
+
+
+def log_to_proto(settings: Mapping[str, Value]) -> grpc_service_pb2.LogSettingsResponse:
+    """Returns the log settings."""
+    response = grpc_service_pb2.LogSettingsResponse()
+    for name, value in settings.items():
+        kind = "bool_param" if isinstance(value, bool) else "uint32_param" if isinstance(value, int) else "string_param"
+        setattr(response.settings[name], kind, value)
+    return response
+
+
+def _labels(model: LoadedModel, output: str) -> Sequence[str]:
+    """Returns the names of an output's classes: from its file of labels, or those of the wafer model."""
+    told = model.session.config.labels.get(output)
+    if told is not None:
+        return told
+    return [each.display_name for each in model.session.manifest.classes] if model.session.takes_wafers else ()
+
+
+def _check_parameters(parameters: Any, field: str, allowed: set[str] | frozenset[str] = frozenset()) -> None:
+    """Refuses reserved parameters; others that are not known here are harmless."""
     for name in parameters:
-        if name.startswith(_RESERVED_PREFIX):
+        if name.startswith(_RESERVED_PREFIX) and name not in allowed:
             raise InvalidArgumentError(
                 f"Expected no parameter beginning with {_RESERVED_PREFIX!r}, which is reserved. "
                 f"Received: {name[:100]!r}.",
                 field,
             )
-        if name in (_SHARED_MEMORY, _CLASSIFICATION):
-            raise UnimplementedError(
-                f"Expected tensors in the message. Received the parameter {name!r}, which this server does not "
-                "support. Send and receive raw contents; Classify of teachwafer.predictor.v1 names the classes."
-            )
 
 
-def _checked_shape(shape: list[int]) -> tuple[int, int, int]:
-    limits = (MAX_WAFERS, MAX_SIDE, MAX_SIDE)
-    if len(shape) != len(limits) or not all(1 <= side <= most for side, most in zip(shape, limits, strict=True)):
+def _number(parameters: Any, name: str, field: str) -> int:
+    """Returns a parameter that is a whole number of at least 0; 0 where it is not there."""
+    if name not in parameters:
+        return 0
+    choice = parameters[name].WhichOneof("parameter_choice")
+    value = getattr(parameters[name], choice) if choice in ("int64_param", "uint64_param") else -1
+    if value < 0:
         raise InvalidArgumentError(
-            f"Expected the shape [wafers, rows, columns] with 1 to {limits[0]} wafers and 1 to {MAX_SIDE} rows and "
-            f"columns. Received: {shape[:8]}.",
-            "inputs[0].shape",
+            f"Expected a whole number of at least 0 in {name}. Received: {choice or 'nothing'}"
+            f"{f' {value}' if choice == 'int64_param' else ''}.",
+            f"{field}.{name}",
         )
-    return shape[0], shape[1], shape[2]
+    return int(value)
 
 
-def _from_raw(request: grpc_service_pb2.ModelInferRequest, wanted: int) -> NDArray[np.uint8]:
-    if len(request.raw_input_contents) != 1 or request.inputs[0].contents.ListFields():
+def _region_part(parameters: Any, shared_memory: SharedMemory, field: str) -> tuple[Region, int, int]:
+    """Returns the region that parameters name, where in it and how many bytes."""
+    if parameters[REGION].WhichOneof("parameter_choice") != "string_param" or REGION_BYTES not in parameters:
         raise InvalidArgumentError(
-            "Expected one raw buffer for the one input and no typed contents beside it. Received: "
-            f"{len(request.raw_input_contents)} raw buffers"
-            f"{' and typed contents' if request.inputs[0].contents.ListFields() else ''}.",
-            "raw_input_contents",
+            f"Expected {REGION} with a name and {REGION_BYTES} with a number. Received: {sorted(parameters)[:5]}.",
+            f"{field}.parameters",
         )
-    raw = request.raw_input_contents[0]
-    if len(raw) != wanted:
-        raise InvalidArgumentError(
-            f"Expected {wanted} bytes for the shape {list(request.inputs[0].shape)}. Received: {len(raw)}.",
-            "raw_input_contents[0]",
-        )
-    return np.frombuffer(raw, np.uint8)
+    region = shared_memory.region(parameters[REGION].string_param)
+    offset = _number(parameters, REGION_OFFSET, f"{field}.parameters")
+    return region, offset, _number(parameters, REGION_BYTES, f"{field}.parameters")
 
 
-def _from_typed(tensor: grpc_service_pb2.ModelInferRequest.InferInputTensor, wanted: int) -> NDArray[np.uint8]:
-    field = f"inputs[0].contents.{_TYPED_FIELD}"
-    filled = [descriptor.name for descriptor, _ in tensor.contents.ListFields()]
-    if filled != [_TYPED_FIELD]:
+def _wanted(
+    output: grpc_service_pb2.ModelInferRequest.InferRequestedOutputTensor,
+    infos: Mapping[str, TensorInfo],
+    names: list[str],
+    shared_memory: SharedMemory,
+    field: str,
+) -> WantedOutput:
+    if output.name not in infos or names.count(output.name) > 1:
         raise InvalidArgumentError(
-            f"Expected raw contents, or typed contents in {_TYPED_FIELD} alone. Received: {filled or 'neither'}.", field
+            f"Expected outputs out of {list(infos)}, each once. Received: {names[:10]}.", f"{field}.name"
         )
-    if len(tensor.contents.uint_contents) != wanted:
+    if not output.parameters:
+        return WantedOutput(output.name)
+    _check_parameters(output.parameters, f"{field}.parameters")
+    classes = _number(output.parameters, CLASSIFICATION, f"{field}.parameters")
+    info = infos[output.name]
+    if CLASSIFICATION in output.parameters and (classes < 1 or info.datatype in (BYTES, "BOOL", "BF16")):
         raise InvalidArgumentError(
-            f"Expected {wanted} elements for the shape {list(tensor.shape)}. "
-            f"Received: {len(tensor.contents.uint_contents)}.",
+            f"Expected at least 1 class of an output of numbers. Received: {classes} of {output.name} of the data "
+            f"type {info.datatype}.",
+            f"{field}.parameters.{CLASSIFICATION}",
+        )
+    if REGION not in output.parameters:
+        return WantedOutput(output.name, classes)
+    region, offset, size = _region_part(output.parameters, shared_memory, field)
+    region.view(offset, size, f"{field}.parameters")
+    return WantedOutput(output.name, classes, region, offset, size)
+
+
+def _write(wanted: WantedOutput, raw: bytes) -> None:
+    """Writes an output into shared memory."""
+    if wanted.region is None:
+        return
+    field = f"outputs.{wanted.name}.parameters.{REGION_BYTES}"
+    if len(raw) > wanted.byte_size:
+        raise InvalidArgumentError(
+            f"Expected at least {len(raw)} bytes of shared memory for the output {wanted.name}. "
+            f"Received: {wanted.byte_size}.",
             field,
         )
-    values = np.fromiter(tensor.contents.uint_contents, np.uint32, wanted)
-    if values.max() > np.iinfo(np.uint8).max:
-        raise InvalidArgumentError(f"Expected values of 0 to 255. Received: {values.max()}.", field)
-    return values.astype(np.uint8)
+    wanted.region.view(wanted.offset, len(raw), field)[:] = raw
+
+
+def _checked_shape(
+    shape: list[int], info: TensorInfo, max_batch_size: int, longest: int, field: str
+) -> tuple[int, ...]:
+    """Returns a shape that the model takes."""
+    fits = len(shape) == len(info.shape) and all(
+        1 <= side <= longest and expected in (-1, side) for side, expected in zip(shape, info.shape, strict=True)
+    )
+    if not fits or (max_batch_size and shape[0] > max_batch_size):
+        batch = f" with 1 to {max_batch_size} elements in the batch" if max_batch_size else ""
+        sides = f", where -1 is 1 to {longest}" if -1 in info.shape[bool(max_batch_size) :] else ""
+        raise InvalidArgumentError(
+            f"Expected the shape {list(info.shape)} of {info.name}{batch}{sides}. Received: {shape[:8]}.", field
+        )
+    return tuple(shape)
+
+
+def _raw_contents(request: grpc_service_pb2.ModelInferRequest, in_message: list[int]) -> Sequence[bytes]:
+    """Returns the raw contents, one for each input in the message, or none where they are typed."""
+    typed = [index for index in range(len(request.inputs)) if request.inputs[index].contents.ListFields()]
+    raw = request.raw_input_contents
+    if raw and (len(raw) != len(in_message) or typed):
+        raise InvalidArgumentError(
+            f"Expected one raw buffer for each of the {len(in_message)} inputs in the message and no typed contents "
+            f"beside it. Received: {len(raw)} raw buffers{' and typed contents' if typed else ''}.",
+            "raw_input_contents",
+        )
+    if any(index not in in_message for index in typed):
+        raise InvalidArgumentError(
+            "Expected no contents of an input in shared memory. Received: typed contents.", "inputs"
+        )
+    return raw
+
+
+def _from_region(
+    tensor: grpc_service_pb2.ModelInferRequest.InferInputTensor,
+    shape: tuple[int, ...],
+    shared_memory: SharedMemory,
+    field: str,
+) -> Tensor:
+    region, offset, size = _region_part(tensor.parameters, shared_memory, field)
+    part = region.view(offset, size, f"{field}.parameters")
+    # The caller can write into it while the model runs: what is read must not change under the checks.
+    return tensor_from_bytes(bytes(part), tensor.datatype, shape, f"{field}.parameters.{REGION_BYTES}")
+
+
+def _from_typed(
+    tensor: grpc_service_pb2.ModelInferRequest.InferInputTensor, datatype: str, shape: tuple[int, ...], field: str
+) -> Tensor:
+    name = _TYPED_FIELDS.get(datatype, "")
+    filled = [descriptor.name for descriptor, _ in tensor.contents.ListFields()]
+    if not name or filled != [name]:
+        alone = f", or typed contents in {name} alone" if name else f", because {datatype} has no typed form"
+        raise InvalidArgumentError(
+            f"Expected raw contents{alone}. Received: {filled or 'neither'}.", f"{field}.contents"
+        )
+    contents = getattr(tensor.contents, name)
+    field = f"{field}.contents.{name}"
+    wanted = math.prod(shape)
+    if len(contents) != wanted:
+        raise InvalidArgumentError(
+            f"Expected {wanted} elements for the shape {list(shape)}. Received: {len(contents)}.", field
+        )
+    if datatype == BYTES:
+        strings = np.empty(wanted, np.object_)
+        strings[:] = list(contents)
+        return strings.reshape(shape)
+    dtype = DTYPES[datatype]
+    values = np.fromiter(contents, _TYPED_DTYPES.get(name, dtype), wanted)
+    if values.dtype != dtype:
+        limits = np.iinfo(dtype)
+        if values.min() < limits.min or values.max() > limits.max:
+            raise InvalidArgumentError(
+                f"Expected values of {limits.min} to {limits.max}. Received: {values.min()} to {values.max()}.", field
+            )
+    return values.astype(dtype, copy=False).reshape(shape)

@@ -1,4 +1,7 @@
-"""The open inference protocol, as Triton and KServe speak it: from the wire, one call, to the wire."""
+"""The open inference protocol, as Triton and KServe speak it: from the wire, one call, to the wire.
+
+The REST form of the protocol goes through the same handlers, so none of them needs the context of a gRPC call.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +13,35 @@ from typing import Any
 import grpc
 from inference import grpc_service_pb2, grpc_service_pb2_grpc
 
-from services.common.errors import NotFoundError, TeachwaferError, UnimplementedError
+from services.common.errors import NotFoundError, TeachwaferError, UnavailableError
 from services.common.model_repository import checked_model_id
 from services.common.server import GrpcServer
 from services.common.streams import until_draining
 from services.predictor import kserve_converters as converters
 from services.predictor.domain import STREAM_AGAIN
 from services.predictor.inference import InferenceRunner
+from services.predictor.log_settings import LogSettings
 from services.predictor.model_server import LoadedModel, ModelServer, ModelState
+from services.predictor.shared_memory import SharedMemory
+from services.predictor.tracing import Tracer
 
 SERVICE_NAME: str = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 SERVER_NAME = "teachwafer"
-EXTENSIONS = ("model_repository", "model_configuration", "statistics")
+EXTENSIONS = (
+    "classification",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "schedule_policy",
+    "model_configuration",
+    "system_shared_memory",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+    "trace",
+    "logging",
+)
 
-_Context = grpc.aio.ServicerContext[Any, Any]
+_Context = grpc.aio.ServicerContext[Any, Any] | None
 
 
 class KServeServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -33,36 +51,49 @@ class KServeServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         models: Models in service.
         runner: Runs them.
         draining: Set when the server starts to stop; streams end then, and the caller opens them elsewhere.
+        shared_memory: Regions that callers register. Default: an own store of them.
+        tracer: What is traced; the one of the runner. Default: nothing can be traced.
+        log_settings: What is logged. Default: that of this process.
     """
 
-    def __init__(self, models: ModelServer, runner: InferenceRunner, draining: asyncio.Event) -> None:
+    def __init__(
+        self,
+        models: ModelServer,
+        runner: InferenceRunner,
+        draining: asyncio.Event,
+        shared_memory: SharedMemory | None = None,
+        tracer: Tracer | None = None,
+        log_settings: LogSettings | None = None,
+    ) -> None:
         self._models = models
         self._runner = runner
         self._draining = draining
+        self._shared_memory = shared_memory or SharedMemory()
+        self._tracer = tracer or Tracer()
+        self._log_settings = log_settings or LogSettings()
 
     async def ServerLive(
-        self, request: grpc_service_pb2.ServerLiveRequest, context: _Context
+        self, request: grpc_service_pb2.ServerLiveRequest, context: _Context = None
     ) -> grpc_service_pb2.ServerLiveResponse:
         """Tells that the server answers."""
         return grpc_service_pb2.ServerLiveResponse(live=True)
 
     async def ServerReady(
-        self, request: grpc_service_pb2.ServerReadyRequest, context: _Context
+        self, request: grpc_service_pb2.ServerReadyRequest, context: _Context = None
     ) -> grpc_service_pb2.ServerReadyResponse:
         """Tells whether the models are loaded and calls are welcome."""
         return grpc_service_pb2.ServerReadyResponse(ready=self._models.ready and not self._draining.is_set())
 
     async def ModelReady(
-        self, request: grpc_service_pb2.ModelReadyRequest, context: _Context
+        self, request: grpc_service_pb2.ModelReadyRequest, context: _Context = None
     ) -> grpc_service_pb2.ModelReadyResponse:
         """Tells whether a model serves; one that does not exist does not."""
         version = converters.version_from_text(request.version)
-        loaded = [(each.name, each.version) for each in self._models.loaded()]
-        ready = any(name == request.name and version in (0, its_version) for name, its_version in loaded)
+        ready = any(version in (0, each) for each in self._versions(request.name))
         return grpc_service_pb2.ModelReadyResponse(ready=ready)
 
     async def ServerMetadata(
-        self, request: grpc_service_pb2.ServerMetadataRequest, context: _Context
+        self, request: grpc_service_pb2.ServerMetadataRequest, context: _Context = None
     ) -> grpc_service_pb2.ServerMetadataResponse:
         """Returns name, version and extensions of the server."""
         return grpc_service_pb2.ServerMetadataResponse(
@@ -70,31 +101,34 @@ class KServeServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         )
 
     async def ModelMetadata(
-        self, request: grpc_service_pb2.ModelMetadataRequest, context: _Context
+        self, request: grpc_service_pb2.ModelMetadataRequest, context: _Context = None
     ) -> grpc_service_pb2.ModelMetadataResponse:
         """Returns inputs and outputs of a model."""
-        return converters.metadata_to_proto(self._model(request.name, request.version))
+        model = self._model(request.name, request.version)
+        return converters.metadata_to_proto(model, self._versions(model.name))
 
     async def ModelConfig(
-        self, request: grpc_service_pb2.ModelConfigRequest, context: _Context
+        self, request: grpc_service_pb2.ModelConfigRequest, context: _Context = None
     ) -> grpc_service_pb2.ModelConfigResponse:
-        """Returns the configuration of a model."""
-        model = self._model(request.name, request.version)
-        return await asyncio.to_thread(converters.read_config, self._models.repository.root / model.name)
+        """Returns the configuration of a model, with everything that was derived from its graph."""
+        return converters.config_to_proto(self._model(request.name, request.version))
 
     async def ModelInfer(
-        self, request: grpc_service_pb2.ModelInferRequest, context: _Context
+        self, request: grpc_service_pb2.ModelInferRequest, context: _Context = None
     ) -> grpc_service_pb2.ModelInferResponse:
-        """Runs a model on a tensor of die grids."""
-        return await self._infer(request)
+        """Runs a model on tensors."""
+        return await self._infer(request, stream=False)
 
     async def ModelStreamInfer(
-        self, requests: AsyncIterator[grpc_service_pb2.ModelInferRequest], context: _Context
+        self, requests: AsyncIterator[grpc_service_pb2.ModelInferRequest], context: _Context = None
     ) -> AsyncIterator[grpc_service_pb2.ModelStreamInferResponse]:
         """Runs a model on request after request, in order; a bad request gets its error and does not end the stream."""
         async for request in until_draining(requests, self._draining, STREAM_AGAIN):
             try:
-                yield grpc_service_pb2.ModelStreamInferResponse(infer_response=await self._infer(request))
+                response = await self._infer(request, stream=True)
+                if converters.wants_final_response(request):
+                    response.parameters[converters.FINAL_RESPONSE].bool_param = True
+                yield grpc_service_pb2.ModelStreamInferResponse(infer_response=response)
             except TeachwaferError as error:
                 yield grpc_service_pb2.ModelStreamInferResponse(
                     error_message=error.message,
@@ -102,16 +136,21 @@ class KServeServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
                 )
 
     async def ModelStatistics(
-        self, request: grpc_service_pb2.ModelStatisticsRequest, context: _Context
+        self, request: grpc_service_pb2.ModelStatisticsRequest, context: _Context = None
     ) -> grpc_service_pb2.ModelStatisticsResponse:
-        """Returns what one model, or each of them, has done."""
-        models = [self._model(request.name, request.version)] if request.name else self._models.loaded()
+        """Returns what one version, all versions of a model, or each of them has done."""
+        version = converters.version_from_text(request.version)
+        if request.name:
+            newest = self._models.get(request.name, version)
+            models = [newest] if version else [each for each in self._models.loaded() if each.name == newest.name]
+        else:
+            models = self._models.loaded()
         return grpc_service_pb2.ModelStatisticsResponse(
             model_stats=[converters.statistics_to_proto(each) for each in models]
         )
 
     async def RepositoryIndex(
-        self, request: grpc_service_pb2.RepositoryIndexRequest, context: _Context
+        self, request: grpc_service_pb2.RepositoryIndexRequest, context: _Context = None
     ) -> grpc_service_pb2.RepositoryIndexResponse:
         """Lists the versions in the model repository, or only those that serve."""
         _check_repository(request.repository_name)
@@ -121,49 +160,98 @@ class KServeServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         )
 
     async def RepositoryModelLoad(
-        self, request: grpc_service_pb2.RepositoryModelLoadRequest, context: _Context
+        self, request: grpc_service_pb2.RepositoryModelLoadRequest, context: _Context = None
     ) -> grpc_service_pb2.RepositoryModelLoadResponse:
-        """Loads the newest version of a model and puts it in the place of the one that serves."""
+        """Loads a model, perhaps with a configuration or files sent along, in the place of what serves."""
         _check_repository(request.repository_name)
-        if request.parameters:
-            raise UnimplementedError(
-                f"Expected no parameters. Received: {sorted(request.parameters)[:10]}. Publish the files and the "
-                "configuration of a model in the repository instead of sending them along."
-            )
-        await asyncio.to_thread(self._models.load, checked_model_id(request.model_name))
+        override, files = converters.load_parameters_from_proto(request)
+        await asyncio.to_thread(self._models.load, checked_model_id(request.model_name), override, files)
         return grpc_service_pb2.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(
-        self, request: grpc_service_pb2.RepositoryModelUnloadRequest, context: _Context
+        self, request: grpc_service_pb2.RepositoryModelUnloadRequest, context: _Context = None
     ) -> grpc_service_pb2.RepositoryModelUnloadResponse:
         """Takes a model out of service."""
         _check_repository(request.repository_name)
+        converters.check_unload_parameters(request)
         await asyncio.to_thread(self._models.unload, checked_model_id(request.model_name))
         return grpc_service_pb2.RepositoryModelUnloadResponse()
 
-    async def _refuse(self, request: Any, context: _Context) -> Any:
-        raise UnimplementedError(
-            "Expected a method that this server has. Received one for shared memory, tracing or log settings. Send "
-            "tensors in the message; set the log level with TEACHWAFER_LOG_LEVEL."
-        )
+    async def SystemSharedMemoryStatus(
+        self, request: grpc_service_pb2.SystemSharedMemoryStatusRequest, context: _Context = None
+    ) -> grpc_service_pb2.SystemSharedMemoryStatusResponse:
+        """Returns the registered regions, or one of them."""
+        return converters.regions_to_proto(self._shared_memory.regions(request.name))
 
-    SystemSharedMemoryStatus = _refuse
-    SystemSharedMemoryRegister = _refuse
-    SystemSharedMemoryUnregister = _refuse
-    CudaSharedMemoryStatus = _refuse
-    CudaSharedMemoryRegister = _refuse
-    CudaSharedMemoryUnregister = _refuse
-    TraceSetting = _refuse
-    LogSettings = _refuse
+    async def SystemSharedMemoryRegister(
+        self, request: grpc_service_pb2.SystemSharedMemoryRegisterRequest, context: _Context = None
+    ) -> grpc_service_pb2.SystemSharedMemoryRegisterResponse:
+        """Registers a region."""
+        self._shared_memory.register(request.name, request.key, request.offset, request.byte_size)
+        return grpc_service_pb2.SystemSharedMemoryRegisterResponse()
+
+    async def SystemSharedMemoryUnregister(
+        self, request: grpc_service_pb2.SystemSharedMemoryUnregisterRequest, context: _Context = None
+    ) -> grpc_service_pb2.SystemSharedMemoryUnregisterResponse:
+        """Forgets a region, or all."""
+        self._shared_memory.unregister(request.name)
+        return grpc_service_pb2.SystemSharedMemoryUnregisterResponse()
+
+    async def CudaSharedMemoryStatus(
+        self, request: grpc_service_pb2.CudaSharedMemoryStatusRequest, context: _Context = None
+    ) -> grpc_service_pb2.CudaSharedMemoryStatusResponse:
+        """Refuses: see `_no_gpu_memory`."""
+        raise _no_gpu_memory()
+
+    async def CudaSharedMemoryRegister(
+        self, request: grpc_service_pb2.CudaSharedMemoryRegisterRequest, context: _Context = None
+    ) -> grpc_service_pb2.CudaSharedMemoryRegisterResponse:
+        """Refuses: see `_no_gpu_memory`."""
+        raise _no_gpu_memory()
+
+    async def CudaSharedMemoryUnregister(
+        self, request: grpc_service_pb2.CudaSharedMemoryUnregisterRequest, context: _Context = None
+    ) -> grpc_service_pb2.CudaSharedMemoryUnregisterResponse:
+        """Refuses: see `_no_gpu_memory`."""
+        raise _no_gpu_memory()
+
+    async def TraceSetting(
+        self, request: grpc_service_pb2.TraceSettingRequest, context: _Context = None
+    ) -> grpc_service_pb2.TraceSettingResponse:
+        """Changes what is traced and returns what is."""
+        if request.model_name:
+            self._models.get(request.model_name)
+        self._tracer.change(converters.trace_changes_from_proto(request), request.model_name)
+        return converters.trace_to_proto(self._tracer.settings(request.model_name))
+
+    async def LogSettings(
+        self, request: grpc_service_pb2.LogSettingsRequest, context: _Context = None
+    ) -> grpc_service_pb2.LogSettingsResponse:
+        """Changes what is logged and returns what is."""
+        self._log_settings.change(converters.log_changes_from_proto(request))
+        return converters.log_to_proto(self._log_settings.settings())
 
     def _model(self, name: str, version: str) -> LoadedModel:
         return self._models.get(name, converters.version_from_text(version))
 
-    async def _infer(self, request: grpc_service_pb2.ModelInferRequest) -> grpc_service_pb2.ModelInferResponse:
+    def _versions(self, name: str) -> list[int]:
+        return [each.version for each in self._models.loaded() if each.name == name]
+
+    async def _infer(
+        self, request: grpc_service_pb2.ModelInferRequest, *, stream: bool
+    ) -> grpc_service_pb2.ModelInferResponse:
         model = self._model(request.model_name, request.model_version)
-        dies = converters.dies_from_proto(request, model.session.inputs[0])
-        wanted = converters.outputs_wanted(request, model.session.outputs)
-        return converters.infer_to_proto(request, model, await self._runner.run(model, list(dies), wanted))
+        wishes = converters.wishes_from_proto(request, stream=stream)
+        inputs = converters.inputs_from_proto(request, model, self._shared_memory)
+        wanted = converters.outputs_from_proto(request, model, self._shared_memory)
+        names = [each.name for each in wanted]
+        if model.session.takes_wafers:
+            # Wafers share runs with those of other sizes.
+            dies = await self._runner.run(model, list(inputs[model.session.manifest.input]), names, wishes)
+            values = {name: model.session.outside(name, value) for name, value in dies.items()}
+        else:
+            values = await self._runner.run_tensors(model, inputs, names, wishes)
+        return converters.infer_to_proto(request, model, wanted, values)
 
 
 def add_to(server: GrpcServer, servicer: KServeServicer) -> None:
@@ -176,3 +264,12 @@ def _check_repository(name: str) -> None:
         raise NotFoundError(
             "model repository", name, f"Expected no name, because there is one repository. Received: {name[:100]!r}."
         )
+
+
+def _no_gpu_memory() -> UnavailableError:
+    return UnavailableError(
+        "Expected tensors in the message or in system shared memory. Received: CUDA shared memory, which this server "
+        "does not have. Register system shared memory.",
+        60.0,
+        reason="NO_CUDA_SHARED_MEMORY",
+    )

@@ -7,14 +7,18 @@ start at 0 when a version is loaded; Prometheus takes that for a restart.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from services.common.errors import FailedPreconditionError
-from services.predictor.model_server import ModelServer
+from services.predictor.model_server import LoadedModel, ModelServer
 from services.predictor.statistics import LATENCY_BUCKETS_S, ModelStatistics
+
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+"""Upper bounds of the histogram of batch sizes."""
 
 _COUNTERS: tuple[tuple[str, str, Callable[[ModelStatistics], float]], ...] = (
     ("nv_inference_request_success", "Requests answered", lambda done: done.successes),
@@ -25,6 +29,47 @@ _COUNTERS: tuple[tuple[str, str, Callable[[ModelStatistics], float]], ...] = (
         "nv_inference_request_duration_us",
         "Time of the answered requests together, microseconds",
         lambda done: done.success_seconds * 1e6,
+    ),
+    (
+        "nv_inference_queue_duration_us",
+        "Time that the answered requests waited, microseconds",
+        lambda done: done.queue.seconds * 1e6,
+    ),
+    (
+        "nv_inference_compute_input_duration_us",
+        "Time that the inputs of the answered requests took, microseconds",
+        lambda done: done.compute_input.seconds * 1e6,
+    ),
+    (
+        "nv_inference_compute_infer_duration_us",
+        "Time that the model took for the answered requests, microseconds",
+        lambda done: done.compute_infer.seconds * 1e6,
+    ),
+    (
+        "nv_inference_compute_output_duration_us",
+        "Time that the outputs of the answered requests took, microseconds",
+        lambda done: done.compute_output.seconds * 1e6,
+    ),
+    ("nv_inference_pending_request_count", "Requests that wait now", lambda done: done.waiting),
+    (
+        "nv_cache_num_hits_per_model",
+        "Requests answered out of the response cache",
+        lambda done: done.cache_hits.count,
+    ),
+    (
+        "nv_cache_num_misses_per_model",
+        "Requests that the response cache had no answer for",
+        lambda done: done.cache_misses.count,
+    ),
+    (
+        "nv_cache_hit_duration_per_model",
+        "Time that answers out of the response cache took, microseconds",
+        lambda done: done.cache_hits.seconds * 1e6,
+    ),
+    (
+        "nv_cache_miss_duration_per_model",
+        "Time that the response cache took for what it had no answer for, microseconds",
+        lambda done: done.cache_misses.seconds * 1e6,
     ),
 )
 
@@ -46,7 +91,7 @@ class ModelCollector(Collector):
             # Of no type, because the client library puts `_total` behind the names of counters.
             metric = Metric(name, text, "untyped")
             for each in loaded:
-                metric.add_sample(name, {"model": each.name, "version": str(each.version)}, read(each.statistics))
+                metric.add_sample(name, _labels(each), read(each.statistics))
             yield metric
         latency = HistogramMetricFamily(
             "teachwafer_predictor_request_seconds",
@@ -58,6 +103,13 @@ class ModelCollector(Collector):
                 [each.name, str(each.version)], _cumulated(each.statistics), each.statistics.success_seconds
             )
         yield latency
+        batches = HistogramMetricFamily(
+            "teachwafer_predictor_batch_size", "Elements of a run of the model", labels=("model", "version")
+        )
+        for each in loaded:
+            batches.add_metric([each.name, str(each.version)], *_batch_sizes(each.statistics))
+        yield batches
+        yield from _machine()
 
 
 class MetricsServer:
@@ -93,6 +145,34 @@ class MetricsServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def _labels(model: LoadedModel) -> dict[str, str]:
+    return {**model.session.config.metric_tags, "model": model.name, "version": str(model.version)}
+
+
+def _batch_sizes(statistics: ModelStatistics) -> tuple[list[tuple[str, float]], float]:
+    """Returns how many runs had at most as many elements as each power of two, and all elements together."""
+    sizes = {size: each.compute_infer.count for size, each in list(statistics.batches.items())}
+    buckets = [(str(bound), float(sum(n for size, n in sizes.items() if size <= bound))) for bound in BATCH_BUCKETS]
+    return [*buckets, ("+Inf", float(sum(sizes.values())))], float(sum(size * n for size, n in sizes.items()))
+
+
+def _machine() -> Iterator[Metric]:
+    """Yields the memory of the machine, where the kernel tells it."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return
+    kib = {line.split(":")[0]: float(line.split()[1]) for line in lines if len(line.split()) > 1}
+    total, available = kib.get("MemTotal", 0.0) * 1024, kib.get("MemAvailable", 0.0) * 1024
+    for name, text, value in (
+        ("nv_cpu_memory_total_bytes", "Memory of the machine, bytes", total),
+        ("nv_cpu_memory_used_bytes", "Memory of the machine in use, bytes", total - available),
+    ):
+        metric = Metric(name, text, "gauge")
+        metric.add_sample(name, {}, value)
+        yield metric
 
 
 def _cumulated(statistics: ModelStatistics) -> list[tuple[str, float]]:

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from services.common.errors import DataLossError, NotFoundError, TeachwaferError, UnavailableError
+from services.common.errors import (
+    DataLossError,
+    FailedPreconditionError,
+    NotFoundError,
+    TeachwaferError,
+    UnavailableError,
+)
 from services.common.model_repository import ModelRepository, checked_model_id
+from services.predictor.config_converters import WrittenConfig
+from services.predictor.model_config import ModelControl, VersionPolicy
+from services.predictor.model_sources import ModelSource, ModelSources, Stamp, sent_source
 from services.predictor.session import ModelSession
 from services.predictor.statistics import ModelStatistics
 
 logger = logging.getLogger(__name__)
+
+_serial = itertools.count(1)
 
 
 class ModelState(StrEnum):
@@ -23,7 +36,7 @@ class ModelState(StrEnum):
     LOADING = "LOADING"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class LoadedModel:
     """A version in service.
 
@@ -32,12 +45,16 @@ class LoadedModel:
         version: Its version.
         session: What runs it.
         statistics: What it has done.
+        stamp: What its files were when it was loaded.
+        serial: Another number each time that something is loaded.
     """
 
     name: str
     version: int
     session: ModelSession
     statistics: ModelStatistics = field(default_factory=ModelStatistics)
+    stamp: Stamp = ()
+    serial: int = field(default_factory=lambda: next(_serial))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,53 +75,73 @@ class IndexEntry:
 
 
 class ModelServer:
-    """Holds the loaded version of each model. Loading blocks and belongs in a thread; everything else is quick.
+    """Holds the loaded versions of each model. Loading blocks and belongs in a thread; everything else is quick.
 
     Args:
         repository: Where the models are published.
+        control: Who decides what is loaded after the start.
     """
 
-    def __init__(self, repository: ModelRepository) -> None:
-        self._repository = repository
-        self._loaded: dict[str, LoadedModel] = {}
+    def __init__(self, repository: ModelRepository, control: ModelControl = ModelControl.EXPLICIT) -> None:
+        self._sources = ModelSources(repository)
+        self._control = control
+        self._loaded: dict[str, dict[int, LoadedModel]] = {}
         self._rejected: dict[tuple[str, int], str] = {}
         self._loading: set[tuple[str, int]] = set()
+        self._polled: dict[str, object] = {}
         self._one_at_a_time = threading.Lock()
         self.ready = False
 
     @property
     def repository(self) -> ModelRepository:
         """Where the models are published."""
-        return self._repository
+        return self._sources.repository
 
     def load_all(self) -> None:
-        """Loads the newest version of each model that can be served; what cannot is logged and kept in the index."""
-        for name in self._repository.models():
-            for version in reversed(self._repository.versions(name)):
-                try:
-                    self._load(name, version)
-                    break
-                except TeachwaferError as error:
-                    logger.error(  # noqa: TRY400 - the message says it all, a trace adds nothing
-                        "could not load a model",
-                        extra={"model": name, "version": version, "error": error.message, "reason": error.reason},
-                    )
+        """Loads the versions of each model that its policy names; what cannot be loaded is logged and in the index.
+
+        In the place of a newest version that cannot be served comes the one before it.
+        """
+        for name in self._sources.names():
+            self._load_what_can_be(name)
         self.ready = True
 
-    def load(self, name: str) -> LoadedModel:
-        """Loads the newest version of a model beside the one in service and then takes its place.
+    def poll(self) -> None:
+        """Loads what has changed in the repository since the last look, and unloads what has gone from it."""
+        names = self._sources.names()
+        for name in names:
+            source = self._sources.source(name)
+            seen = tuple((version, source.stamp(version)) for version in source.versions)
+            if self._polled.get(name) != seen:
+                self._polled[name] = seen
+                self._load_what_can_be(name)
+        for name in set(self._loaded) - set(names):
+            with self._one_at_a_time:
+                self._loaded.pop(name, None)
+            logger.info("unloaded a model that is gone from the repository", extra={"model": name})
+
+    def load(self, name: str, override: str = "", files: Mapping[str, bytes] | None = None) -> LoadedModel:
+        """Loads the versions that a model's policy names beside those in service, and then takes their place.
 
         Args:
             name: Name of the model.
+            override: JSON form of a configuration that takes the place of the model's own, or empty.
+            files: Files that take the place of the model's own, contents by path below its folder.
+
+        Returns:
+            The newest version.
 
         Raises:
             NotFoundError: There is no such model.
-            DataLossError: The version is damaged; the one in service stays, and the index says why.
+            DataLossError: A version is damaged; those in service stay, and the index says why.
+            InvalidArgumentError: The configuration is wrong; those in service stay.
+            FailedPreconditionError: Callers do not decide what this server loads.
         """
-        versions = self._repository.versions(checked_model_id(name))
-        if not versions:
-            raise NotFoundError("model", name)
-        return self._load(name, versions[-1])
+        self._check_control()
+        if files:
+            with sent_source(name, override, files) as source:
+                return self._load(source)
+        return self._load(self._sources.source(name, override))
 
     def unload(self, name: str) -> None:
         """Takes a model out of service. Running calls end with it.
@@ -114,9 +151,11 @@ class ModelServer:
 
         Raises:
             NotFoundError: There is no such model.
+            FailedPreconditionError: Callers do not decide what this server loads.
         """
+        self._check_control()
         with self._one_at_a_time:
-            if self._loaded.pop(name, None) is None and not self._repository.versions(checked_model_id(name)):
+            if self._loaded.pop(name, None) is None and not self._sources.versions(checked_model_id(name)):
                 raise NotFoundError("model", name)
         logger.info("unloaded a model", extra={"model": name})
 
@@ -125,15 +164,17 @@ class ModelServer:
 
         Args:
             name: Name of the model.
-            version: Version; 0 takes the one that serves.
+            version: Version; 0 takes the newest that serves.
 
         Raises:
             NotFoundError: No such model or version is loaded.
             UnavailableError: The models are still being loaded.
         """
-        model = self._loaded.get(name)
-        if model is not None and version in (0, model.version):
-            return model
+        versions = self._loaded.get(name)
+        if versions:
+            model = versions.get(version or next(iter(versions)))
+            if model is not None:
+                return model
         if not self.ready:
             raise UnavailableError("The models are still being loaded. Try again soon.", 1.0, reason="LOADING")
         wanted = f"{name} version {version}" if version else name
@@ -145,15 +186,13 @@ class ModelServer:
         )
 
     def loaded(self) -> list[LoadedModel]:
-        """Returns the versions in service, by name."""
-        return sorted(self._loaded.values(), key=lambda each: each.name)
+        """Returns the versions in service, by name, newest first."""
+        return [model for _, versions in sorted(self._loaded.items()) for model in versions.values()]
 
     def index(self) -> list[IndexEntry]:
         """Returns every version in the repository and in service, by name, newest first."""
-        loaded = {(each.name, each.version) for each in self._loaded.values()}
-        published = {
-            (name, version) for name in self._repository.models() for version in self._repository.versions(name)
-        }
+        loaded = {(each.name, each.version) for each in self.loaded()}
+        published = {(name, version) for name in self._sources.names() for version in self._sources.versions(name)}
         entries = []
         for name, version in sorted(loaded | published, key=lambda each: (each[0], -each[1])):
             if (name, version) in loaded:
@@ -165,32 +204,102 @@ class ModelServer:
                 entries.append(IndexEntry(name, version, ModelState.UNAVAILABLE, reason))
         return entries
 
-    def _load(self, name: str, version: int) -> LoadedModel:
-        key = (name, version)
+    def _check_control(self) -> None:
+        if self._control is not ModelControl.EXPLICIT:
+            raise FailedPreconditionError(
+                f"Expected no call to load or unload, because TEACHWAFER_PREDICTOR_MODEL_CONTROL is {self._control}. "
+                "Change the files of the repository, or set it to explicit.",
+                reason="MODEL_CONTROL",
+            )
+
+    def _load_what_can_be(self, name: str) -> None:
+        """Loads the versions of a model; where it cannot, the one before takes the place of the newest."""
+        try:
+            source = self._sources.source(name)
+            config = source.config()
+        except TeachwaferError as error:
+            for version in self._sources.versions(name):
+                self._rejected[name, version] = error.message
+            _tell(name, 0, error)
+            return
         with self._one_at_a_time:
-            self._loading.add(key)
-            try:
-                model = LoadedModel(name, version, _session(self._repository, name, version))
-            except TeachwaferError as error:
-                self._rejected[key] = error.message
-                raise
-            finally:
-                self._loading.discard(key)
-            self._rejected.pop(key, None)
-            # One assignment: a call sees the old version or the new one, and one that runs keeps what it has.
-            self._loaded[name] = model
-        logger.info("loaded a model", extra={"model": name, "version": version, "provider": model.session.provider})
+            fresh: dict[int, LoadedModel] = {}
+            policy = config.version_policy
+            for version in reversed(source.versions):
+                if policy.latest and len(fresh) == policy.latest:
+                    break
+                if policy.specific and version not in policy.specific:
+                    continue
+                try:
+                    fresh[version] = self._opened(source, version, config)
+                except TeachwaferError as error:
+                    _tell(name, version, error)
+            if fresh:
+                self._loaded[name] = fresh
+
+    def _load(self, source: ModelSource) -> LoadedModel:
+        try:
+            config = source.config()
+        except TeachwaferError as error:
+            self._rejected[source.name, source.versions[-1]] = error.message
+            raise
+        versions = _chosen(config.version_policy, source)
+        with self._one_at_a_time:
+            # One assignment: a call sees the old versions or the new ones, and one that runs keeps what it has.
+            fresh = {version: self._opened(source, version, config) for version in versions}
+            self._loaded[source.name] = fresh
+        return fresh[versions[0]]
+
+    def _opened(self, source: ModelSource, version: int, config: WrittenConfig) -> LoadedModel:
+        """Returns a loaded version: the one in service where nothing of it has changed."""
+        key = (source.name, version)
+        stamp = source.stamp(version)
+        serving = self._loaded.get(source.name, {}).get(version)
+        if serving is not None and stamp and serving.stamp == stamp:
+            return serving
+        self._loading.add(key)
+        try:
+            model = LoadedModel(source.name, version, _session(source, version, config), stamp=stamp)
+        except TeachwaferError as error:
+            self._rejected[key] = error.message
+            raise
+        finally:
+            self._loading.discard(key)
+        self._rejected.pop(key, None)
+        logger.info(
+            "loaded a model", extra={"model": source.name, "version": version, "provider": model.session.provider}
+        )
         return model
 
 
-def _session(repository: ModelRepository, name: str, version: int) -> ModelSession:
+def _chosen(policy: VersionPolicy, source: ModelSource) -> list[int]:
+    """Returns the versions that a policy names, newest first."""
+    versions = [each for each in source.versions if not policy.specific or each in policy.specific]
+    if not versions:
+        raise NotFoundError(
+            "model version",
+            source.name,
+            f"Expected one of the versions {list(policy.specific)} of {source.name}, which its version_policy names. "
+            f"Received: {list(source.versions)[:20]}. Publish one, or change the policy.",
+        )
+    return list(reversed(versions[-policy.latest :]))
+
+
+def _session(source: ModelSource, version: int, config: WrittenConfig) -> ModelSession:
     """Loads a version; whatever is wrong with it ends in one of our errors, so that it harms no other model."""
     try:
-        return ModelSession.load(repository, name, version)
+        return source.open(version, config)
     except TeachwaferError:
         raise
     except Exception as error:
         raise DataLossError(
-            f"Expected a version that can be read and run. Received from {name} version {version}: "
+            f"Expected a version that can be read and run. Received from {source.name} version {version}: "
             f"{type(error).__name__}: {str(error)[:500]}. Restore its files or publish the model again."
         ) from error
+
+
+def _tell(name: str, version: int, error: TeachwaferError) -> None:
+    logger.error(
+        "could not load a model",
+        extra={"model": name, "version": version, "error": error.message, "reason": error.reason},
+    )

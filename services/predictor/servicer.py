@@ -55,15 +55,17 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
     async def ListModels(
         self, request: predictor_pb2.ListModelsRequest, context: _Context
     ) -> predictor_pb2.ListModelsResponse:
-        """Returns the versions in service."""
+        """Returns the versions in service of models of wafers."""
         return predictor_pb2.ListModelsResponse(
-            models=[converters.loaded_to_proto(each) for each in self._models.loaded()]
+            models=[converters.loaded_to_proto(each) for each in self._models.loaded() if each.session.takes_wafers]
         )
 
     async def _classify(self, request: predictor_pb2.ClassifyRequest) -> predictor_pb2.ClassifyResponse:
         converters.check_request(request)
         # Held from here on, so that a swap in between does not mix the answers of two versions.
         model = self._models.get(request.model, request.version)
+        if not model.session.takes_wafers:
+            raise model.session.no_wafers()
         wafers = converters.wafers_from_proto(request.wafers)
         good = [wafer for wafer in wafers if isinstance(wafer, WaferMap)]
         names = [PROBABILITIES, NOVELTY, *([HEAT] if request.explain else []), *([EMBEDDING] if request.embed else [])]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
 from services.common.settings import ServiceSettings
+from services.predictor.model_config import ModelControl
 
 
 class PredictorSettings(ServiceSettings):
@@ -16,5 +19,38 @@ class PredictorSettings(ServiceSettings):
     predictor_metrics_port: int = Field(default=8002, ge=0, le=65535)
     """Port of the Prometheus metrics; 0 takes a free one."""
 
+    predictor_rest_port: int = Field(default=8000, ge=0, le=65535)
+    """Port of the REST form of the open inference protocol; 0 takes a free one."""
+
     predictor_max_waiting_wafers: int = Field(default=16_384, ge=1)
     """Wafers that wait or run at a time; further calls get RESOURCE_EXHAUSTED."""
+
+    predictor_threads: int | None = Field(default=None, ge=1, le=1024)
+    """Runs of models at a time. Absent: one a core."""
+
+    predictor_model_control: ModelControl = ModelControl.EXPLICIT
+    """Who decides what is loaded after the start: explicit (calls), poll (the files in the repository) or none."""
+
+    predictor_poll_seconds: float = Field(default=15.0, gt=0)
+    """Time between two looks at the repository, seconds, where it is polled."""
+
+    predictor_response_cache_bytes: int = Field(default=64 * 1024 * 1024, ge=0)
+    """Bytes of answers kept for models whose configuration asks for it; 0 keeps none."""
+
+    predictor_shared_memory: bool | None = None
+    """Whether callers may use shared memory of this machine. Absent: where the server listens on this machine alone."""
+
+    predictor_trace_file: Path | None = None
+    """File of the traces that TraceSetting turns on. Absent: a file in `home`."""
+
+    @property
+    def resolved_shared_memory(self) -> bool:
+        """Whether callers may use shared memory of this machine."""
+        if self.predictor_shared_memory is not None:
+            return self.predictor_shared_memory
+        return self.host in ("127.0.0.1", "::1", "localhost")
+
+    @property
+    def resolved_trace_file(self) -> Path:
+        """File of the traces in use."""
+        return self.predictor_trace_file or self.home / "predictor-trace.json"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".venvs" / "tritonclient"
-REQUIREMENT = "tritonclient[grpc]>=2.60,<3"
+REQUIREMENT = "tritonclient[grpc,http]>=2.60,<3"
 
 
 def tritonclient_python() -> Path:
@@ -22,7 +22,7 @@ def tritonclient_python() -> Path:
     FOLDER.parent.mkdir(exist_ok=True)
     with (FOLDER.parent / ".tritonclient.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # test processes that run side by side make it once
-        if not complete.is_file():
+        if not complete.is_file() or complete.read_text() != REQUIREMENT:
             subprocess.run([sys.executable, "-m", "venv", "--clear", str(FOLDER)], check=True)
             subprocess.run([str(python), "-m", "pip", "install", "--quiet", REQUIREMENT], check=True)
             complete.write_text(REQUIREMENT)

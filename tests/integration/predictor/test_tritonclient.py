@@ -89,7 +89,7 @@ def test_tritonclient_gets_the_answers_of_classify(tmp_path: Path) -> None:
     for index, answer in enumerate(own.answers):
         probabilities = {each.class_id: each.probability for each in answer.classes}
         assert [probabilities[name] for name in CLASSES] == pytest.approx(outputs["probabilities"][index], rel=1e-6)
-        assert answer.novelty == pytest.approx(outputs["novelty"][index], abs=1e-7)
+        assert answer.novelty == pytest.approx(outputs["novelty"][index][0], abs=1e-7)
         assert list(answer.embedding) == pytest.approx(outputs["embedding"][index], rel=1e-6)
 
 
