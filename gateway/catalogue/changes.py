@@ -9,10 +9,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from gateway.catalogue import projects
+from gateway.catalogue import further, projects
 from gateway.catalogue.catalogue import new_id, now
 from gateway.catalogue.names import cleaned, name_key
-from gateway.catalogue.tables import CHANGES, CLASSES, MOVES, PROJECTS, WAFERS
+from gateway.catalogue.tables import CHANGES, CLASSES, FURTHER, MOVES, PROJECTS, WAFERS
 from gateway.values import Change
 from services.common.errors import AbortedError, NotFoundError
 
@@ -94,7 +94,9 @@ def undo(connection: Connection, change_id: str) -> Change:
     except IntegrityError:
         raise _changed_since("the name of the class was given to another one") from None
     _move_back(connection, row.number)
+    _check_classes_live(connection, select(FURTHER.c.class_id).where(FURTHER.c.deleted_change == row.number).distinct())
     _remove_added(connection, row)
+    further.restore(connection, row.number)
     connection.execute(update(CHANGES).where(CHANGES.c.number == row.number).values(undone=True))
     projects.touch(connection, project_id, data=True)
     return get(connection, change_id)
@@ -108,6 +110,7 @@ def forget_old(connection: Connection) -> int:
     """
     limit = now() - timedelta(days=projects.TRASH_DAYS)
     numbers = select(CHANGES.c.number).where(CHANGES.c.created_at < limit)
+    connection.execute(delete(FURTHER).where(FURTHER.c.deleted_change.in_(numbers)))
     connection.execute(delete(WAFERS).where(WAFERS.c.deleted_change.in_(numbers)))
     connection.execute(delete(CLASSES).where(CLASSES.c.deleted_change.in_(numbers)))
     connection.execute(delete(MOVES).where(MOVES.c.change_number.in_(numbers)))
@@ -173,9 +176,15 @@ def _remove_added(connection: Connection, row: Row[Any]) -> None:
     """Deletes wafers and the classes that the change added; classes only when nothing of others is in them."""
     added = (WAFERS.c.added_change == row.number, WAFERS.c.deleted_change.is_(None))
     connection.execute(update(WAFERS).where(*added).values(deleted_change=row.number))
+    further.drop_of_deleted(connection, row.number)
     for class_id in row.params.get("class_ids", "").split():
         holds_more = exists().where(WAFERS.c.class_id == class_id, WAFERS.c.deleted_change.is_(None))
-        if connection.execute(select(holds_more)).scalar():
+        shown_more = exists().where(
+            FURTHER.c.class_id == class_id,
+            FURTHER.c.deleted_change.is_(None),
+            FURTHER.c.added_change != row.number,
+        )
+        if connection.execute(select(holds_more | shown_more)).scalar():
             raise _changed_since("the class holds wafers that came later")
         connection.execute(
             update(CLASSES)

@@ -8,12 +8,12 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, insert, literal, select, update
 
-from gateway.catalogue import changes, projects
+from gateway.catalogue import changes, further, projects
 from gateway.catalogue.catalogue import new_id, now
 from gateway.catalogue.names import checked_name, cleaned, name_key
 from gateway.catalogue.patterns import NONE, NONE_COLOUR, PATTERNS, guess_pattern, next_colour
-from gateway.catalogue.tables import CLASSES, MOVES, WAFERS
-from gateway.values import Change, WaferClass
+from gateway.catalogue.tables import CLASSES, FURTHER, MOVES, WAFERS
+from gateway.values import Change, Task, WaferClass
 from services.common.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -82,6 +82,7 @@ def add(connection: Connection, project_id: str, name: str, pattern: str | None,
             metadata={"max": str(MAX_CLASSES)},
         )
     name = checked_name(name) if name else free_name(present)
+    _check_one_name(connection, project_id, name)
     _check_free(present, name)
     pattern = guess_pattern(name) if pattern is None else checked_pattern(pattern)
     if any(each.pattern == pattern for each in present if pattern == NONE):
@@ -129,6 +130,7 @@ def alter(
     values = dict(new)
     if "name" in new:
         new["name"] = values["name"] = checked_name(new["name"])
+        _check_one_name(connection, found.project_id, new["name"])
         _check_free([each for each in live(connection, found.project_id) if each.class_id != class_id], new["name"])
         values["name_key"] = name_key(new["name"])
     if "colour" in new:
@@ -164,13 +166,13 @@ def reorder(connection: Connection, project_id: str, class_ids: Sequence[str]) -
 
 
 def clear(connection: Connection, class_id: str, person: str) -> Change:
-    """Removes all wafers of a class."""
+    """Removes all wafers that show a class."""
     found = lock(connection, class_id)
     return _remove(connection, found, "clear_class", person, with_class=False)
 
 
 def delete(connection: Connection, class_id: str, person: str) -> Change:
-    """Deletes a class with its wafers.
+    """Deletes a class with its wafers. Those that show further classes stay in the first of these.
 
     Raises:
         FailedPreconditionError: It is the none class.
@@ -181,7 +183,7 @@ def delete(connection: Connection, class_id: str, person: str) -> Change:
 
 
 def merge(connection: Connection, class_id: str, into_class_id: str, person: str) -> Change:
-    """Moves the wafers of a class into another one and deletes the class.
+    """Moves the wafers of a class into another one, lets those that show it show the other, and deletes the class.
 
     Raises:
         InvalidArgumentError: Both are the same, or of different projects.
@@ -199,6 +201,12 @@ def merge(connection: Connection, class_id: str, into_class_id: str, person: str
     of_class = (WAFERS.c.class_id == class_id, WAFERS.c.deleted_change.is_(None))
     chosen = select(literal(number), WAFERS.c.number, WAFERS.c.class_id).where(*of_class)
     connection.execute(insert(MOVES).from_select(["change_number", "wafer_number", "from_class"], chosen))
+    standing = FURTHER.c.wafer_number.in_(select(WAFERS.c.number).where(*of_class))
+    if into.none:
+        further.drop(connection, number, standing | (FURTHER.c.class_id == class_id))
+    else:
+        further.drop(connection, number, standing, FURTHER.c.class_id == into_class_id)
+        further.merge(connection, class_id, into_class_id, number)
     moved = connection.execute(update(WAFERS).where(*of_class).values(class_id=into_class_id)).rowcount
     connection.execute(update(CLASSES).where(CLASSES.c.id == class_id).values(deleted_change=number))
     projects.touch(connection, found.project_id, data=True)
@@ -232,8 +240,18 @@ def checked_pattern(pattern: str) -> str:
 def _remove(connection: Connection, found: WaferClass, kind: str, person: str, *, with_class: bool) -> Change:
     params: dict[str, str | int] = {"name": found.name, "class_id": found.class_id}
     _, number = changes.record(connection, found.project_id, kind, person, params)
-    of_class = (WAFERS.c.class_id == found.class_id, WAFERS.c.deleted_change.is_(None))
+    showing = select(FURTHER.c.wafer_number).where(
+        FURTHER.c.class_id == found.class_id, FURTHER.c.deleted_change.is_(None)
+    )
+    gone = WAFERS.c.class_id == found.class_id
+    if with_class:
+        further.promote(connection, found.class_id, number)
+        further.drop(connection, number, FURTHER.c.class_id == found.class_id)
+    else:
+        gone |= WAFERS.c.number.in_(showing)
+    of_class = (WAFERS.c.project_id == found.project_id, gone, WAFERS.c.deleted_change.is_(None))
     count = connection.execute(update(WAFERS).where(*of_class).values(deleted_change=number)).rowcount
+    further.drop_of_deleted(connection, number)
     if with_class:
         connection.execute(update(CLASSES).where(CLASSES.c.id == found.class_id).values(deleted_change=number))
     projects.touch(connection, found.project_id, data=True)
@@ -243,6 +261,16 @@ def _remove(connection: Connection, found: WaferClass, kind: str, person: str, *
 def _check_free(present: Sequence[WaferClass], name: str) -> None:
     if any(name_key(each.name) == name_key(name) for each in present):
         raise AlreadyExistsError("class", name, reason="CLASS_NAME_TAKEN", metadata={"name": name})
+
+
+def _check_one_name(connection: Connection, project_id: str, name: str) -> None:
+    """Refuses a name that labels of several classes could not be told from, as `Center+Scratch`."""
+    if "+" in name and projects.get(connection, project_id).task is Task.SEVERAL:
+        raise InvalidArgumentError(
+            f"Expected a class name without +, which joins the classes of a wafer in this project. Received: {name!r}.",
+            "name",
+            reason="NAME_WITH_PLUS",
+        )
 
 
 def _check_not_pinned(found: WaferClass) -> None:

@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Final
 
+from gateway.catalogue.names import name_key
+
 NONE: Final = "none"
 """Pattern of wafers that show none."""
 
@@ -63,3 +65,19 @@ def next_colour(taken: Iterable[str]) -> str:
     """Returns the first colour of the palette that is not taken; when all are, the one that is taken least."""
     used = list(taken)
     return min(PALETTE, key=lambda colour: (used.count(colour), PALETTE.index(colour)))
+
+
+def label_parts(label: str) -> tuple[str, ...]:
+    """Returns the classes that a label names where a wafer may show several: `Center+Scratch` names two.
+
+    Each comes once; a class without a pattern is left out beside others.
+
+    Args:
+        label: Label of a file or folder; "" gives ("",).
+    """
+    parts: dict[str, str] = {}
+    for part in label.split("+"):
+        if part.strip():
+            parts.setdefault(name_key(part.strip()), part.strip())
+    with_pattern = [part for part in parts.values() if guess_pattern(part) != NONE]
+    return tuple(with_pattern or list(parts.values())[:1]) or ("",)

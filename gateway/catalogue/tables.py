@@ -145,6 +145,42 @@ WAFERS = Table(
     sqlite_autoincrement=True,
 )
 
+# Classes that a wafer shows beside its own. generated, lot: those of the wafer, which never change; so that the counts
+# of all cards come from an index alone.
+FURTHER = Table(
+    "further_classes",
+    METADATA,
+    Column("number", _NUMBER, primary_key=True, autoincrement=True),
+    _project(),
+    Column("wafer_number", _NUMBER, ForeignKey("wafers.number", ondelete="CASCADE"), nullable=False),
+    Column("class_id", String(32), ForeignKey("classes.id", ondelete="CASCADE"), nullable=False),
+    Column("generated", Boolean, nullable=False),
+    Column("lot", String(256), nullable=False),
+    Column("added_change", BigInteger, nullable=False),
+    Column("deleted_change", BigInteger),
+    Index(
+        "further_of_card",
+        "project_id",
+        "class_id",
+        "generated",
+        "lot",
+        sqlite_where=_LIVE,
+        postgresql_where=_LIVE,
+    ),
+    Index(
+        "further_of_class",
+        "class_id",
+        "wafer_number",
+        unique=True,
+        sqlite_where=_LIVE,
+        postgresql_where=_LIVE,
+    ),
+    Index("further_of_wafer", "wafer_number"),
+    Index("further_by_change", "added_change"),
+    Index("further_by_deletion", "deleted_change"),
+    sqlite_autoincrement=True,
+)
+
 # Class that a wafer was in before a change moved it.
 MOVES = Table(
     "change_moves",

@@ -36,6 +36,7 @@ class NewWafer:
         base_dataset: For generated wafers, the data set version that they were made from.
         source_name: File or entry it was read from.
         source_sha256: Content address of the original file.
+        also: Ids of further classes that it shows.
     """
 
     map: WaferMap
@@ -46,6 +47,7 @@ class NewWafer:
     base_dataset: str = ""
     source_name: str = ""
     source_sha256: str = ""
+    also: tuple[str, ...] = ()
 
 
 def to_row(wafer: NewWafer, project_id: str, number: int) -> dict[str, Any]:
@@ -89,8 +91,14 @@ def to_row(wafer: NewWafer, project_id: str, number: int) -> dict[str, Any]:
     }
 
 
-def to_info(row: Row[Any], duplicates: int) -> WaferInfo:
-    """Returns a wafer without its dies from a row with or without them."""
+def to_info(row: Row[Any], duplicates: int, also: tuple[str, ...]) -> WaferInfo:
+    """Returns a wafer without its dies from a row with or without them.
+
+    Args:
+        row: The row.
+        duplicates: Other wafers of the project with the same dies.
+        also: Ids of the further classes that it shows.
+    """
     return WaferInfo(
         wafer_id=row.id,
         project_id=row.project_id,
@@ -107,6 +115,7 @@ def to_info(row: Row[Any], duplicates: int) -> WaferInfo:
         source_name=row.source_name,
         created_at=row.created_at,
         duplicates=duplicates,
+        also=also,
     )
 
 

@@ -8,13 +8,13 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Select, case, func, insert, literal, select, update
 
-from gateway.catalogue import changes, classes, projects
+from gateway.catalogue import changes, classes, further, projects
 from gateway.catalogue.catalogue import new_id, now
 from gateway.catalogue.names import cleaned
-from gateway.catalogue.tables import MOVES, WAFERS
+from gateway.catalogue.tables import FURTHER, MOVES, WAFERS
 from gateway.catalogue.wafer_rows import NewWafer, to_info, to_map, to_row
-from gateway.values import Change, Counts, WaferDetail, WaferInfo, WaferPage
-from services.common.errors import InvalidArgumentError, NotFoundError
+from gateway.values import Change, Counts, Task, WaferClass, WaferDetail, WaferInfo, WaferPage
+from services.common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from services.common.pagination import decode_page_token, encode_page_token
 from services.common.wafer_map import WaferMap
 
@@ -39,16 +39,20 @@ def insert_all(
     """
     added: dict[str, list[str]] = {}
     rows: list[dict[str, Any]] = []
+    also: dict[str, tuple[str, ...]] = {}
     moment = now()
     for wafer in wafers:
         row = to_row(wafer, project_id, number) | {"created_at": moment}
         added.setdefault(wafer.class_id, []).append(row["id"])
         rows.append(row)
+        if wafer.also:
+            also[row["id"]] = wafer.also
         if len(rows) == _CHUNK:
             connection.execute(insert(WAFERS), rows)
             rows.clear()
     if rows:
         connection.execute(insert(WAFERS), rows)
+    further.insert_all(connection, also, number)
     if added:
         projects.touch(connection, project_id, data=True)
     return added
@@ -92,8 +96,8 @@ def holders(connection: Connection, project_id: str, digests: Sequence[str]) -> 
     return found
 
 
-def counts(connection: Connection, project_id: str) -> dict[str, Counts]:
-    """Returns what the classes of a project hold; empty classes are missing."""
+def own_counts(connection: Connection, project_id: str) -> dict[str, Counts]:
+    """Returns what stands in the classes of a project, each wafer in one of them; empty classes are missing."""
     real, known = WAFERS.c.generated.is_(False), WAFERS.c.lot != ""
     query = (
         select(
@@ -107,6 +111,14 @@ def counts(connection: Connection, project_id: str) -> dict[str, Counts]:
         .group_by(WAFERS.c.class_id)
     )
     return {class_id: Counts(*numbers) for class_id, *numbers in connection.execute(query)}
+
+
+def counts(connection: Connection, project_id: str) -> dict[str, Counts]:
+    """Returns what the classes of a project hold: every wafer that shows them; empty classes are missing."""
+    found = own_counts(connection, project_id)
+    for class_id, more in further.counts(connection, project_id).items():
+        found[class_id] = found.get(class_id, Counts()) + more
+    return found
 
 
 def lots(connection: Connection, project_id: str) -> int:
@@ -132,24 +144,49 @@ def page(
     projects.get(connection, project_id)
     if class_id and classes.get(connection, class_id).project_id != project_id:
         raise NotFoundError("class", class_id[:80], reason="CLASS_NOT_FOUND")
-    where = [WAFERS.c.project_id == project_id, WAFERS.c.deleted_change.is_(None)]
-    if class_id:
-        where.append(WAFERS.c.class_id == class_id)
-    if generated is not None:
-        where.append(WAFERS.c.generated.is_(generated))
-    total = int(connection.execute(select(func.count()).select_from(WAFERS).where(*where)).scalar_one())
     cursor = decode_page_token("wafers", token)
-    if cursor is not None:
-        where.append(WAFERS.c.number < int(cursor[0]))
-    query = select(*_PLAIN).where(*where).order_by(WAFERS.c.number.desc()).limit(size + 1)
+    before = None if cursor is None else int(cursor[0])
+    chosen = [_of_project(project_id, generated)]
+    if class_id:
+        chosen = [_in_class(class_id, generated), _showing(class_id, generated)]
+    counted = [select(func.count()).select_from(each.subquery()) for each in chosen]
+    total = sum(int(connection.execute(each).scalar_one()) for each in counted)
+    numbers = sorted(
+        (number for each in chosen for number in _newest(connection, each, before, size + 1)), reverse=True
+    )
+    query = select(*_PLAIN).where(WAFERS.c.number.in_(numbers[:size])).order_by(WAFERS.c.number.desc())
     rows = connection.execute(query).all()
-    more = len(rows) > size
-    rows = rows[:size]
     return WaferPage(
         wafers=tuple(_with_duplicates(connection, project_id, rows)),
-        next_token=encode_page_token("wafers", [rows[-1].number]) if more else "",
+        next_token=encode_page_token("wafers", [rows[-1].number]) if len(numbers) > size else "",
         total=total,
     )
+
+
+def _of_project(project_id: str, generated: bool | None) -> Select[Any]:
+    """Selects the numbers of the wafers of a project."""
+    query = select(WAFERS.c.number).where(WAFERS.c.project_id == project_id, WAFERS.c.deleted_change.is_(None))
+    return query if generated is None else query.where(WAFERS.c.generated.is_(generated))
+
+
+def _in_class(class_id: str, generated: bool | None) -> Select[Any]:
+    """Selects the numbers of the wafers that stand in a class."""
+    query = select(WAFERS.c.number).where(WAFERS.c.class_id == class_id, WAFERS.c.deleted_change.is_(None))
+    return query if generated is None else query.where(WAFERS.c.generated.is_(generated))
+
+
+def _showing(class_id: str, generated: bool | None) -> Select[Any]:
+    """Selects the numbers of the wafers that show a class beside their own."""
+    number = FURTHER.c.wafer_number.label("number")
+    query = select(number).where(FURTHER.c.class_id == class_id, FURTHER.c.deleted_change.is_(None))
+    return query if generated is None else query.where(FURTHER.c.generated.is_(generated))
+
+
+def _newest(connection: Connection, chosen: Select[Any], before: int | None, limit: int) -> Sequence[int]:
+    """Returns the highest numbers of a selection below a number; each selection walks an index of its own."""
+    (number,) = chosen.selected_columns
+    query = chosen if before is None else chosen.where(number < before)
+    return connection.execute(query.order_by(number.desc()).limit(limit)).scalars().all()
 
 
 def details(connection: Connection, wafer_ids: Sequence[str]) -> list[WaferDetail]:
@@ -159,24 +196,35 @@ def details(connection: Connection, wafer_ids: Sequence[str]) -> list[WaferDetai
         NotFoundError: One does not exist.
     """
     found: dict[str, WaferDetail] = {}
+    number_of: dict[str, int] = {}
     for chunk in _chunks(wafer_ids):
         for row in connection.execute(select(WAFERS).where(WAFERS.c.id.in_([cleaned(each) for each in chunk]))):
-            found[row.id] = WaferDetail(to_info(row, 0), to_map(row))
+            found[row.id] = WaferDetail(to_info(row, 0, ()), to_map(row))
+            number_of[row.id] = row.number
     missing = next((each for each in wafer_ids if each not in found), None)
     if missing is not None:
         raise NotFoundError("wafer", missing[:80], reason="WAFER_NOT_FOUND")
-    return [found[each] for each in wafer_ids]
+    also = further.of(connection, list(number_of.values()))
+    return [
+        replace(found[each], info=replace(found[each].info, also=also.get(number_of[each], ()))) for each in wafer_ids
+    ]
 
 
-def walk(connection: Connection, project_id: str, class_ids: Sequence[str], *, dies: bool = True) -> Iterator[Row[Any]]:
-    """Yields the rows of wafers of some classes in order of arrival, with flat memory.
+def walk(
+    connection: Connection, project_id: str, class_ids: Sequence[str], *, dies: bool = True
+) -> Iterator[tuple[Row[Any], tuple[str, ...]]]:
+    """Yields the rows of wafers that stand in some classes, in order of arrival, with flat memory.
 
     Args:
         connection: Where to look.
         project_id: The project.
         class_ids: The classes.
         dies: Whether the rows hold dies and bins.
+
+    Yields:
+        The row of a wafer, and the ids of the further classes that it shows, in the order of the classes.
     """
+    several = further.any_in(connection, project_id)
     last = 0
     while True:
         query: Select[Any] = (
@@ -193,7 +241,8 @@ def walk(connection: Connection, project_id: str, class_ids: Sequence[str], *, d
         rows = connection.execute(query).all()
         if not rows:
             return
-        yield from rows
+        also = further.of(connection, [row.number for row in rows]) if several else {}
+        yield from ((row, also.get(row.number, ())) for row in rows)
         last = rows[-1].number
 
 
@@ -210,6 +259,7 @@ def delete(connection: Connection, wafer_ids: Sequence[str], person: str) -> Cha
     for chunk in _chunks(numbers):
         live = (WAFERS.c.number.in_(chunk), WAFERS.c.deleted_change.is_(None))
         count += connection.execute(update(WAFERS).where(*live).values(deleted_change=number)).rowcount
+    further.drop_of_deleted(connection, number)
     projects.touch(connection, project_id, data=True)
     return changes.reword(connection, number, {"count": count})
 
@@ -233,8 +283,66 @@ def move(connection: Connection, wafer_ids: Sequence[str], class_id: str, person
         before = select(literal(number), WAFERS.c.number, WAFERS.c.class_id).where(*moving)
         connection.execute(insert(MOVES).from_select(["change_number", "wafer_number", "from_class"], before))
         count += connection.execute(update(WAFERS).where(*moving).values(class_id=class_id)).rowcount
+        shown = [FURTHER.c.wafer_number.in_(chunk)] if into.none else [FURTHER.c.class_id == class_id]
+        further.drop(connection, number, FURTHER.c.wafer_number.in_(chunk), *shown)
     projects.touch(connection, project_id, data=True)
     return changes.reword(connection, number, {**params, "count": count})
+
+
+def show(connection: Connection, wafer_ids: Sequence[str], class_id: str, shown: bool, person: str) -> Change:
+    """Lets wafers show a class beside their own, or show it no longer.
+
+    A wafer that shall no longer show the class that it stands in goes to the next one that it shows; where there is
+    none, it stays.
+
+    Raises:
+        InvalidArgumentError: None was given, or they are of another project than the class.
+        NotFoundError: A wafer or the class does not exist.
+        FailedPreconditionError: A wafer of the project shows one pattern (reason ONE_PATTERN), or the class, or the one
+            of a wafer, is that of wafers without a pattern (reason NONE_SHOWS_NOTHING).
+    """
+    project_id, numbers = _lock_of(connection, wafer_ids)
+    found = classes.get(connection, class_id)
+    if found.project_id != project_id:
+        raise InvalidArgumentError("Expected a class of the wafers' own project. Received: another one's.", "class_id")
+    _check_several(connection, found, numbers)
+    params: dict[str, str | int] = {"name": found.name, "class_id": class_id}
+    _, number = changes.record(connection, project_id, "show_class" if shown else "hide_class", person, params)
+    count = 0
+    for chunk in _chunks(numbers):
+        if shown:
+            count += further.add(connection, class_id, number, WAFERS.c.number.in_(chunk))
+        else:
+            of_chunk = FURTHER.c.wafer_number.in_(chunk)
+            count += further.drop(connection, number, FURTHER.c.class_id == class_id, of_chunk)
+            count += further.promote(connection, class_id, number, of_chunk)
+    projects.touch(connection, project_id, data=True)
+    return changes.reword(connection, number, {**params, "count": count})
+
+
+def _check_several(connection: Connection, found: WaferClass, numbers: Sequence[int]) -> None:
+    """Refuses further classes where wafers can have none; raises as `show`."""
+    if projects.get(connection, found.project_id).task is not Task.SEVERAL:
+        raise FailedPreconditionError(
+            "Expected a project with several patterns per wafer. Received: one whose wafers show one. Move the wafers.",
+            subject=f"projects/{found.project_id}",
+            reason="ONE_PATTERN",
+        )
+    without = next((each.class_id for each in classes.live(connection, found.project_id) if each.none), "")
+    in_none = any(
+        connection.execute(
+            select(WAFERS.c.number).where(WAFERS.c.number.in_(chunk), WAFERS.c.class_id == without).limit(1)
+        ).scalar()
+        is not None
+        for chunk in _chunks(numbers)
+    )
+    if found.none or in_none:
+        raise FailedPreconditionError(
+            "Expected wafers and a class with a pattern. Received: the class of wafers without one, which show nothing "
+            "else. Move the wafers to another class first.",
+            subject=f"classes/{found.class_id}",
+            reason="NONE_SHOWS_NOTHING",
+        )
 
 
 def newest_map(connection: Connection, project_id: str) -> WaferMap | None:
@@ -285,7 +393,8 @@ def copy_all(connection: Connection, from_project: str, class_ids: dict[str, str
     """
     new_ids: dict[str, str] = {}
     batch: list[dict[str, Any]] = []
-    for row in walk(connection, from_project, list(class_ids)):
+    further_ids: dict[str, list[str]] = {}
+    for row, also in walk(connection, from_project, list(class_ids)):
         values = dict(row._mapping)
         del values["number"]
         new_ids[row.id] = new_id()
@@ -296,12 +405,15 @@ def copy_all(connection: Connection, from_project: str, class_ids: dict[str, str
             "parent_id": new_ids.get(row.parent_id, ""),
             "added_change": number,
         }
+        if also:
+            further_ids[new_ids[row.id]] = [class_ids[each] for each in also]
         batch.append(values)
         if len(batch) == _CHUNK:
             connection.execute(insert(WAFERS), batch)
             batch.clear()
     if batch:
         connection.execute(insert(WAFERS), batch)
+    further.insert_all(connection, further_ids, number)
     return len(new_ids)
 
 
@@ -336,7 +448,8 @@ def _with_duplicates(connection: Connection, project_id: str, rows: Sequence[Row
             .group_by(WAFERS.c.sha256)
         )
         copies |= {row[0]: row[1] for row in connection.execute(query)}
-    return (to_info(row, copies.get(row.sha256, 1) - 1) for row in rows)
+    also = further.of(connection, [row.number for row in rows])
+    return (to_info(row, copies.get(row.sha256, 1) - 1, also.get(row.number, ())) for row in rows)
 
 
 def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -94,11 +94,13 @@ class ClassesRoom:
         await self._desk.write(lambda connection: classes.reorder(connection, project_id, class_ids))
 
     async def clear(self, class_id: str) -> Change:
-        """Removes all wafers of a class."""
+        """Removes all wafers that show a class."""
         return await self._desk.write(lambda connection: classes.clear(connection, class_id, current_person()))
 
     async def merge(self, class_id: str, into_class_id: str) -> Change:
         """Moves all wafers of a class into another one of the project and deletes the empty class.
+
+        Wafers that show the class beside their own show the other one in its place.
 
         Raises:
             InvalidArgumentError: Both are the same, of different projects, or the first is the none class.
@@ -108,7 +110,7 @@ class ClassesRoom:
         )
 
     async def delete(self, class_id: str) -> Change:
-        """Deletes a class with its wafers.
+        """Deletes a class with its wafers. Those that show further classes stay in the first of these.
 
         Raises:
             FailedPreconditionError: It is the none class (reason NONE_CLASS_PINNED).

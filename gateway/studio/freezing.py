@@ -13,11 +13,12 @@ from sqlalchemy import Connection, Row
 from gateway.catalogue import classes, projects, runs, wafers
 from gateway.catalogue.catalogue import Catalogue, now
 from gateway.catalogue.wafer_rows import grid_of
+from gateway.studio import health
 from gateway.studio.disk import disk_errors
-from gateway.values import FrozenDataset, WaferClass
+from gateway.teaching_sides import sides_of
+from gateway.values import FrozenDataset, Project, Task, WaferClass
 from services.common.dataset import DatasetClass, DatasetWafer, DatasetWriter, Origin, Split, new_dataset_id
 from services.common.errors import FailedPreconditionError
-from services.common.splitting import split_report
 from services.common.store import BlobStore
 
 
@@ -60,7 +61,8 @@ def freeze(catalogue: Catalogue, store: BlobStore, project_id: str, seed: int) -
 
     Raises:
         NotFoundError: There is no such project.
-        FailedPreconditionError: Fewer than two classes have a wafer (reason TOO_FEW_CLASSES).
+        FailedPreconditionError: Fewer than two classes have a wafer (reason TOO_FEW_CLASSES), or, where only normal
+            wafers teach, the normal class has none (reason NO_NORMAL_WAFERS).
     """
     with catalogue.read() as connection:
         plan = _plan(connection, project_id, seed)
@@ -82,29 +84,29 @@ def freeze(catalogue: Catalogue, store: BlobStore, project_id: str, seed: int) -
 
 
 def _plan(connection: Connection, project_id: str, seed: int) -> _Plan:
-    projects.get(connection, project_id)
+    project = projects.get(connection, project_id)
     enabled = [each for each in classes.live(connection, project_id) if each.enabled]
     counts = wafers.counts(connection, project_id)
     taught = [each for each in enabled if each.class_id in counts and counts[each.class_id].real]
-    if len(taught) < 2:
-        raise FailedPreconditionError(
-            f"Expected at least two enabled classes with wafers. Received: {len(taught)}. Add wafers to another class.",
-            subject=f"projects/{project_id}",
-            reason="TOO_FEW_CLASSES",
-            metadata={"classes": str(len(taught)), "needed": "2"},
-        )
-    class_ids = [each.class_id for each in taught]
-    rows = [_slim(row) for row in wafers.walk(connection, project_id, class_ids, dies=False)]
+    _check_classes(project, taught)
+    rows = list(_slim_rows(connection, project_id, taught))
     digest = hashlib.sha256(f"1 {seed}".encode())
     for each in taught:
         digest.update(f"\n{each.class_id} {each.name} {each.pattern}".encode())
     for row in rows:
         digest.update(f"\n{row.id} {row.class_id} {row.sha256} {row.lot} {row.origin} {row.parent_id}".encode())
+        if row.also:
+            digest.update(f" + {' '.join(row.also)}".encode())
     real = [row for row in rows if not row.generated]
-    report = split_report(
-        [row.class_id for row in real], [row.lot for row in real], seed=seed, digests=[row.sha256 for row in real]
+    split = sides_of(
+        project.task,
+        [(row.class_id, *row.also) for row in real],
+        [row.lot for row in real],
+        [row.sha256 for row in real],
+        next((each.class_id for each in taught if each.none), ""),
+        seed,
     )
-    sides = {row.id: Split(str(side)) for row, side in zip(real, report.sides, strict=True)}
+    sides = {row.id: side for row, side in zip(real, split.sides, strict=True)}
     lots = {_lot_key(row.lot, row.sha256): sides[row.id] for row in real}
     made = [row for row in rows if row.generated]
     generated = set(_legal(connection, made, sides, lots))
@@ -116,8 +118,28 @@ def _plan(connection: Connection, project_id: str, seed: int) -> _Plan:
         generated=generated,
         left_out=len(made) - len(generated),
         training_lots=sorted(key for key, side in lots.items() if side is Split.TRAIN),
-        warnings=tuple(_named(sentence, taught) for sentence in report.warnings),
+        warnings=tuple(_named(sentence, taught) for sentence in split.warnings),
     )
+
+
+def _check_classes(project: Project, taught: list[WaferClass]) -> None:
+    """Refuses to freeze what could never be taught; raises as `freeze`."""
+    if project.task is Task.NORMAL:
+        if not any(each.none for each in taught):
+            raise FailedPreconditionError(
+                "Expected normal wafers in the enabled class of wafers without a pattern. Received: none. Add at least "
+                f"{health.NORMAL_FLOOR}.",
+                subject=f"projects/{project.project_id}",
+                reason="NO_NORMAL_WAFERS",
+                metadata={"needed": str(health.NORMAL_FLOOR)},
+            )
+    elif len(taught) < 2:
+        raise FailedPreconditionError(
+            f"Expected at least two enabled classes with wafers. Received: {len(taught)}. Add wafers to another class.",
+            subject=f"projects/{project.project_id}",
+            reason="TOO_FEW_CLASSES",
+            metadata={"classes": str(len(taught)), "needed": "2"},
+        )
 
 
 def _legal(connection: Connection, made: list[_Slim], sides: dict[str, Split], lots: dict[str, Split]) -> Iterator[str]:
@@ -138,17 +160,16 @@ def _legal(connection: Connection, made: list[_Slim], sides: dict[str, Split], l
 def _write(connection: Connection, store: BlobStore, project_id: str, plan: _Plan) -> FrozenDataset:
     """Writes both parts; each becomes visible when it is whole."""
     described = [DatasetClass(each.class_id, each.name, each.pattern) for each in plan.classes]
-    class_ids = [each.class_id for each in plan.classes]
     dataset_id, generated_id = new_dataset_id(), ""
     with DatasetWriter(store, dataset_id, described) as writer:
-        rows = wafers.walk(connection, project_id, class_ids)
-        writer.add(_wafer(row, plan.sides[row.id]) for row in rows if row.id in plan.sides)
+        rows = _rows(connection, project_id, plan.classes)
+        writer.add(_wafer(row, shown, plan.sides[row.id]) for row, shown in rows if row.id in plan.sides)
         writer.finish()
     if plan.generated:
         generated_id = new_dataset_id()
         with DatasetWriter(store, generated_id, described, parent=dataset_id) as writer:
-            rows = wafers.walk(connection, project_id, class_ids)
-            writer.add(_wafer(row, Split.TRAIN) for row in rows if row.id in plan.generated)
+            rows = _rows(connection, project_id, plan.classes)
+            writer.add(_wafer(row, shown, Split.TRAIN) for row, shown in rows if row.id in plan.generated)
             writer.finish()
     counted = Counter(side.value for side in plan.sides.values())
     return FrozenDataset(
@@ -175,14 +196,35 @@ class _Slim:
     generated: bool
     parent_id: str
     base_dataset: str
+    also: tuple[str, ...]
 
 
-def _slim(row: Row[Any]) -> _Slim:
-    return _Slim(row.id, row.class_id, row.sha256, row.lot, row.origin, row.generated, row.parent_id, row.base_dataset)
+def _rows(
+    connection: Connection, project_id: str, taught: list[WaferClass], *, dies: bool = True
+) -> Iterator[tuple[Row[Any], tuple[str, ...]]]:
+    """Yields the rows of wafers that show a taught class, each with those that it shows, its own one first.
+
+    A wafer of a class that is left out stands in the first further one that it shows.
+    """
+    known = {each.class_id for each in taught}
+    everywhere = [each.class_id for each in classes.live(connection, project_id)]
+    for row, also in wafers.walk(connection, project_id, everywhere, dies=dies):
+        shown = tuple(each for each in (row.class_id, *also) if each in known)
+        if shown:
+            yield row, shown
 
 
-def _wafer(row: Row[Any], side: Split) -> DatasetWafer:
-    return DatasetWafer(row.id, grid_of(row), row.class_id, row.lot, Origin(row.origin), row.parent_id, side)
+def _slim_rows(connection: Connection, project_id: str, taught: list[WaferClass]) -> Iterator[_Slim]:
+    for row, shown in _rows(connection, project_id, taught, dies=False):
+        first, *also = shown
+        yield _Slim(
+            row.id, first, row.sha256, row.lot, row.origin, row.generated, row.parent_id, row.base_dataset, tuple(also)
+        )
+
+
+def _wafer(row: Row[Any], shown: tuple[str, ...], side: Split) -> DatasetWafer:
+    first, *also = shown
+    return DatasetWafer(row.id, grid_of(row), first, row.lot, Origin(row.origin), row.parent_id, side, also=tuple(also))
 
 
 def _lot_key(lot: str, sha256: str) -> str:

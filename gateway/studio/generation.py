@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -20,8 +20,8 @@ from gateway.studio.freezing import freeze
 from gateway.studio.minder import Minder, require_success, resilient
 from gateway.studio.people import current_person
 from gateway.studio.run_records import REQUESTS, dumped, generation_run
-from gateway.values import Change, GenerationEvent, GenerationRequest, GenerationRun, Method
-from services.common.dataset import open_dataset
+from gateway.values import Change, GenerationEvent, GenerationRequest, GenerationRun, Method, Task
+from services.common.dataset import Origin, open_dataset
 from services.common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from services.common.store import BlobStore
 from services.common.wafer_map import WaferIdentity, WaferMap
@@ -52,7 +52,8 @@ class GenerationRoom:
             NotFoundError: There is no such project or class.
             InvalidArgumentError: Nothing is asked for, or a setting is out of range.
             FailedPreconditionError: A class has no wafer in training (reason NO_PARENTS), or fewer than 20 for a
-                learned generator (reason TOO_FEW_WAFERS).
+                learned generator (reason TOO_FEW_WAFERS); a learned generator where wafers show several patterns
+                (reason LEARNED_ONE_PATTERN); another class where only normal wafers teach (reason ONLY_NORMAL_TEACHES).
             UnavailableError: The generator cannot be reached.
         """
         if not requests:
@@ -151,6 +152,8 @@ class GenerationRoom:
     async def accept(self, run_id: str, *, leave_out: Sequence[str] = ()) -> Change:
         """Adds generated wafers to their classes, marked as generated. Doing so twice adds them once.
 
+        Variations show every class that their parents showed when they were made.
+
         Args:
             run_id: A succeeded generation.
             leave_out: Ids of wafers that look wrong.
@@ -163,13 +166,18 @@ class GenerationRoom:
         require_success(run.state, run_id)
         dataset_id = "" if run.result is None else run.result.dataset_id
         unwanted = frozenset(leave_out)
-        new = await asyncio.to_thread(
-            lambda: [
-                replace(each, base_dataset=run.dataset_id)
+        project = await self._desk.read(lambda connection: projects.find(connection, run.project_id))
+        several = project.task is Task.SEVERAL
+
+        def work() -> list[NewWafer]:
+            shown = _shown(self._desk.store, run.dataset_id) if several else {}
+            return [
+                replace(each, base_dataset=run.dataset_id, also=_inherited(each, shown))
                 for each in _generated(self._desk.store, dataset_id, run_id, "")
                 if each.wafer_id not in unwanted
             ]
-        )
+
+        new = await asyncio.to_thread(work)
         person = current_person()
         return await self._desk.write(lambda connection: _accept(connection, run_id, new, person))
 
@@ -181,19 +189,28 @@ class GenerationRoom:
 
 
 def _check_classes(connection: Connection, project_id: str, requests: Sequence[GenerationRequest]) -> None:
-    """Refuses classes that cannot be parents.
-
-    Raises:
-        NotFoundError: There is no such project or class.
-        FailedPreconditionError: A class has too few real wafers.
-    """
-    projects.get(connection, project_id)
+    """Refuses what cannot be made of a class; raises as `GenerationRoom.start`."""
+    project = projects.get(connection, project_id)
     present = {each.class_id: each for each in classes.live(connection, project_id)}
-    counts = wafers.counts(connection, project_id)
+    counts = wafers.own_counts(connection, project_id)
     for request in requests:
         if request.class_id not in present:
             raise NotFoundError("class", request.class_id[:80], reason="CLASS_NOT_FOUND")
         found = present[request.class_id]
+        if project.task is Task.SEVERAL and request.method is Method.LEARNED:
+            raise FailedPreconditionError(
+                "Expected quick variations, which keep every pattern of a wafer. Received: a learned generator, which "
+                "draws one pattern only.",
+                subject=f"classes/{found.class_id}",
+                reason="LEARNED_ONE_PATTERN",
+            )
+        if project.task is Task.NORMAL and not found.none:
+            raise FailedPreconditionError(
+                f"Expected the class of normal wafers, which alone teach in this project. Received: {found.name!r}.",
+                subject=f"classes/{found.class_id}",
+                reason="ONLY_NORMAL_TEACHES",
+                metadata={"name": found.name},
+            )
         real = counts[request.class_id].real if request.class_id in counts else 0
         needed = LEARNED_FLOOR if request.method is Method.LEARNED else 1
         if real < needed or not found.enabled:
@@ -222,6 +239,20 @@ def _generated(store: BlobStore, dataset_id: str, run_id: str, class_id: str) ->
         )
 
 
+def _shown(store: BlobStore, dataset_id: str) -> dict[str, tuple[str, ...]]:
+    """Returns the classes that wafers of a data set version show, the own one first, where they show several."""
+    batches = open_dataset(store, dataset_id).iter_batches(["wafer_id", "class_id", "also"])
+    rows = (row for batch in batches for row in batch.to_pylist())
+    return {row["wafer_id"]: (row["class_id"], *row["also"]) for row in rows if row["also"]}
+
+
+def _inherited(child: NewWafer, shown: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Returns the further classes of a generated wafer: a variation keeps all patterns of its parent."""
+    if child.origin is not Origin.VARIATION:
+        return ()
+    return tuple(each for each in shown.get(child.parent_id, ()) if each != child.class_id)
+
+
 def _accept(connection: Connection, run_id: str, new: Sequence[NewWafer], person: str) -> Change:
     """Adds generated wafers in one transaction."""
     row = runs.run(connection, run_id, "generation")
@@ -230,7 +261,11 @@ def _accept(connection: Connection, run_id: str, new: Sequence[NewWafer], person
     if row.accepted_change:
         return changes.get(connection, row.accepted_change)
     present = {each.class_id: each.name for each in classes.live(connection, row.project_id)}
-    wanted = [each for each in new if each.class_id in present]
+    wanted = [
+        replace(each, also=tuple(class_id for class_id in each.also if class_id in present))
+        for each in new
+        if each.class_id in present
+    ]
     if new and not wanted:
         raise NotFoundError("class", new[0].class_id, reason="CLASS_NOT_FOUND")
     names = dict.fromkeys(present[each.class_id] for each in wanted)

@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from gateway.catalogue import classes, projects, wafers
 from gateway.catalogue.classes import MAX_CLASSES, checked_colour, checked_pattern
 from gateway.catalogue.names import checked_name, cleaned, name_key
+from gateway.catalogue.patterns import NONE
 from gateway.catalogue.wafer_rows import NewWafer, to_map
 from gateway.values import Task
 from services.common.dataset import Origin
@@ -40,6 +41,7 @@ _SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("class", pa.int32()),
+        ("also", pa.list_(pa.int32())),
         ("rows", pa.int32()),
         ("columns", pa.int32()),
         ("dies", pa.binary()),
@@ -63,7 +65,8 @@ _TEXT = """This is a teachwafer project: classes of wafer maps that a model is t
 Open it on the first page of a teachwafer portal, with "Open a project file".
 
 project.json    name, task and classes; the position of a class in the list is the number in the column `class`
-wafers.parquet  one row a wafer; dies: one byte a die, row by row, 0 no die, 1 pass, 2 fail;
+wafers.parquet  one row a wafer; also: numbers of further classes that it shows;
+                dies: one byte a die, row by row, 0 no die, 1 pass, 2 fail;
                 bins: little-endian int32 a die, or nothing
 """
 
@@ -78,6 +81,23 @@ class FileClass:
     enabled: bool
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class FileWafer:
+    """A wafer of a project file.
+
+    Attributes:
+        position: Position of its class.
+        also: Positions of the further classes that it shows.
+        file_id: Its id in the file.
+        wafer: The wafer; its class_id is empty.
+    """
+
+    position: int
+    also: tuple[int, ...]
+    file_id: str
+    wafer: NewWafer
+
+
 @dataclass(slots=True)
 class FileContent:
     """What a project file holds, checked.
@@ -87,14 +107,14 @@ class FileContent:
         task: What its model tells.
         product: Its product.
         classes: Its classes in order.
-        wafers: Position of its class, id in the file, and each wafer; class_id is empty.
+        wafers: Its wafers.
     """
 
     name: str
     task: Task
     product: str
     classes: list[FileClass]
-    wafers: list[tuple[int, str, NewWafer]] = field(default_factory=list)
+    wafers: list[FileWafer] = field(default_factory=list)
 
 
 def write(connection: Connection, project_id: str, target: Path) -> Path:
@@ -152,7 +172,7 @@ def read(source: Path) -> FileContent:
             content = _content(manifest)
             table = Path(folder) / _WAFERS
             _unpack(archive, table, manifest)
-            content.wafers = list(_read_wafers(table, len(content.classes)))
+            content.wafers = list(_read_wafers(table, content))
             return content
     except TeachwaferError:
         raise
@@ -171,12 +191,13 @@ def _write_wafers(connection: Connection, project_id: str, position: dict[str, i
             writer.write_table(pa.Table.from_pylist(batch, schema=_SCHEMA))
             batch.clear()
 
-        for row in wafers.walk(connection, project_id, list(position)):
+        for row, also in wafers.walk(connection, project_id, list(position)):
             found = to_map(row)
             batch.append(
                 {
                     **{name: getattr(row, name) for name in _SCHEMA.names if hasattr(row, name)},
                     "class": position[row.class_id],
+                    "also": [position[each] for each in also],
                     "dies": found.dies.tobytes(),
                     "bins": None if found.bins is None else found.bins.astype("<i4").tobytes(),
                     "parent": row.parent_id,
@@ -239,7 +260,7 @@ def _unpack(archive: zipfile.ZipFile, table: Path, manifest: dict[str, Any]) -> 
         raise _refused("PROJECT_FILE_DAMAGED", "one whose wafers are not those that were written")
 
 
-def _read_wafers(table: Path, class_count: int) -> Iterator[tuple[int, str, NewWafer]]:
+def _read_wafers(table: Path, content: FileContent) -> Iterator[FileWafer]:
     with pq.ParquetFile(table) as file:
         groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
         if (
@@ -247,11 +268,25 @@ def _read_wafers(table: Path, class_count: int) -> Iterator[tuple[int, str, NewW
             or sum(each.total_byte_size for each in groups) > MAX_UNPACKED_BYTES
         ):
             raise _refused("PROJECT_FILE_TOO_LARGE", f"one with {file.metadata.num_rows:,} wafers")
-        for batch in file.iter_batches(batch_size=_ROW_GROUP, columns=_SCHEMA.names):
+        present = [name for name in _SCHEMA.names if name in file.schema_arrow.names]
+        for batch in file.iter_batches(batch_size=_ROW_GROUP, columns=present):
             for row in batch.to_pylist():
-                if not 0 <= row["class"] < class_count:
+                if not 0 <= row["class"] < len(content.classes):
                     raise _refused("PROJECT_FILE_DAMAGED", f"a wafer of class {row['class']}, which is none")
-                yield row["class"], str(row["id"]), _wafer(row)
+                # Files of earlier releases have no such column.
+                also = tuple(row.get("also") or ())
+                _check_also(content, row["class"], also)
+                yield FileWafer(row["class"], also, str(row["id"]), _wafer(row))
+
+
+def _check_also(content: FileContent, own: int, also: tuple[int, ...]) -> None:
+    """Refuses further classes that no portal would have written."""
+    if not also:
+        return
+    shown = (own, *also)
+    fit = len(set(shown)) == len(shown) and all(0 <= each < len(content.classes) for each in shown)
+    if content.task is not Task.SEVERAL or not fit or any(content.classes[each].pattern == NONE for each in shown):
+        raise _refused("PROJECT_FILE_DAMAGED", f"a wafer that shows the classes {shown!r} together"[:200])
 
 
 def _wafer(row: dict[str, Any]) -> NewWafer:

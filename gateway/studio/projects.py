@@ -23,7 +23,6 @@ from gateway.studio.project_file import FileContent
 from gateway.studio.run_records import score, training_run
 from gateway.studio.staging import original_key
 from gateway.values import Board, Change, Counts, Project, ProjectSummary, Task, TrashedProject
-from services.common.errors import UnimplementedError
 
 
 class ProjectsRoom:
@@ -46,9 +45,7 @@ class ProjectsRoom:
         Raises:
             InvalidArgumentError: A name is empty or too long.
             AlreadyExistsError: A class name comes twice (reason CLASS_NAME_TAKEN).
-            UnimplementedError: The task is not supported yet.
         """
-        _check_task(task)
         person = current_person()
 
         def work(connection: Connection) -> Project:
@@ -228,7 +225,6 @@ class ProjectsRoom:
             InvalidArgumentError: It is no project file, is damaged or holds too much; nothing was kept.
         """
         content = await asyncio.to_thread(project_file.read, source)
-        _check_task(content.task)
         person = current_person()
 
         def work(connection: Connection) -> Project:
@@ -253,7 +249,9 @@ class ProjectsRoom:
 def _board(connection: Connection, project: Project) -> Board:
     """Returns everything on a canvas."""
     counts = wafers.counts(connection, project.project_id)
-    cards = health.cards(class_rows.live(connection, project.project_id), counts)
+    cards = health.cards(project.task, class_rows.live(connection, project.project_id), counts)
+    # Each wafer counts once, however many classes it shows.
+    own = wafers.own_counts(connection, project.project_id).values()
     rows = runs.runs(connection, project.project_id, "training")
     latest = training_run(connection, rows[0]) if rows else None
     published = runs.versions(connection, project.model_id)
@@ -264,10 +262,10 @@ def _board(connection: Connection, project: Project) -> Board:
     outdated = bool(published) and taught.get(published[0].run_id) != present
     changed_since = bool(rows) and rows[0].data_version != present
     total = Counts(
-        wafers=sum(each.wafers for each in counts.values()),
+        wafers=sum(each.wafers for each in own),
         lots=wafers.lots(connection, project.project_id),
-        generated=sum(each.generated for each in counts.values()),
-        without_lot=sum(each.without_lot for each in counts.values()),
+        generated=sum(each.generated for each in own),
+        without_lot=sum(each.without_lot for each in own),
     )
     return Board(
         project=project,
@@ -297,23 +295,20 @@ def _summary(connection: Connection, project: Project) -> ProjectSummary:
 def _trashed(connection: Connection) -> tuple[TrashedProject, ...]:
     """Returns the trash."""
     return tuple(
-        replace(each, wafers=sum(held.wafers for held in wafers.counts(connection, each.project.project_id).values()))
+        replace(each, wafers=sum(held.wafers for held in own.values()))
         for each in projects.in_trash(connection)
+        for own in (wafers.own_counts(connection, each.project.project_id),)
     )
 
 
 def _owned(content: FileContent, class_ids: Sequence[str]) -> Iterator[NewWafer]:
     """Yields the wafers of a project file with new ids, parents and children still together."""
-    new_ids = {old: new_id() for _, old, _ in content.wafers}
-    for position, old, wafer in content.wafers:
-        parent = new_ids.get(wafer.parent_id, "")
-        yield replace(wafer, class_id=class_ids[position], wafer_id=new_ids[old], parent_id=parent)
-
-
-def _check_task(task: Task) -> None:
-    if task is not Task.SINGLE:
-        raise UnimplementedError(
-            f"Expected one pattern per wafer. Received: {task.value!r}, which this release cannot teach yet.",
-            reason="TASK_NOT_SUPPORTED",
-            metadata={"task": task.value},
+    new_ids = {each.file_id: new_id() for each in content.wafers}
+    for each in content.wafers:
+        yield replace(
+            each.wafer,
+            class_id=class_ids[each.position],
+            wafer_id=new_ids[each.file_id],
+            parent_id=new_ids.get(each.wafer.parent_id, ""),
+            also=tuple(class_ids[position] for position in each.also),
         )

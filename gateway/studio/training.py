@@ -66,7 +66,12 @@ class TrainingRoom:
         generated = [frozen.generated_dataset_id] if frozen.generated_dataset_id and chosen.use_generated else []
         request = request_id or new_id()
         run = await self._desk.clients.trainer.create(
-            frozen.dataset_id, chosen, generated=generated, display_name=project.name, request_id=request
+            frozen.dataset_id,
+            chosen,
+            task=project.task,
+            generated=generated,
+            display_name=project.name,
+            request_id=request,
         )
         person = current_person()
         spec = dumped(OPTIONS, run.options)
@@ -168,7 +173,8 @@ def _check_gate(connection: Connection, project_id: str) -> None:
         FailedPreconditionError: With the reason of the gate, in capitals.
     """
     project = projects.get(connection, project_id)
-    cards = health.cards(classes.live(connection, project_id), wafers.counts(connection, project_id))
+    counts = wafers.counts(connection, project_id)
+    cards = health.cards(project.task, classes.live(connection, project_id), counts)
     rows = runs.runs(connection, project_id, "training")
     gate = health.gate(project.task, cards, training_run(connection, rows[0]) if rows else None)
     if not gate.open:

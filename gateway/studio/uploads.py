@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from gateway.catalogue import changes, classes, imports, people, projects, wafers
 from gateway.catalogue.names import name_key
-from gateway.catalogue.patterns import guess_pattern
+from gateway.catalogue.patterns import guess_pattern, label_parts
 from gateway.catalogue.wafer_rows import NewWafer
 from gateway.studio.desk import Desk
 from gateway.studio.disk import disk_errors
@@ -26,6 +26,7 @@ from gateway.values import (
     ImportPreview,
     InOtherClass,
     LabelGroup,
+    Task,
     UploadFile,
     WaferClass,
 )
@@ -51,7 +52,8 @@ class UploadsRoom:
 
         Args:
             project_id: Project that they shall go to.
-            files: The files. A folder in the name of a loose file is its label, as in a zip.
+            files: The files. A folder in the name of a loose file is its label, as in a zip. In a project with several
+                patterns per wafer `Center+Scratch` means both classes.
             class_id: Class that all wafers go to, as when dropped on its card; "" goes by their labels.
 
         Raises:
@@ -176,7 +178,7 @@ class _Plan:
 def _preview(connection: Connection, staged: Staged, intake: Intake) -> ImportPreview:
     """Says what an upload holds."""
     present = classes.live(connection, staged.project_id)
-    projects.get(connection, staged.project_id)
+    several = projects.get(connection, staged.project_id).task is Task.SEVERAL
     digests = [wafer.map.sha256() for wafer in intake.wafers]
     held = wafers.holders(connection, staged.project_id, digests)
     first = {digest: index for index, digest in reversed(list(enumerate(digests)))}
@@ -201,24 +203,29 @@ def _preview(connection: Connection, staged: Staged, intake: Intake) -> ImportPr
         lot_missing=sum(not wafer.map.identity.lot for wafer in fresh),
         skipped=tuple(intake.skipped[:_MAX_SKIPPED]),
         skipped_count=len(intake.skipped),
-        labels=_labels(fresh, present, staged.class_id),
+        labels=_labels(fresh, present, staged.class_id, several),
         examples=tuple(ExampleMap(w.map, w.label, w.source_name) for w in _examples(fresh or intake.wafers)),
         warnings=tuple(intake.warnings)[:_MAX_WARNINGS],
     )
 
 
-def _labels(fresh: Sequence[ReadWafer], present: Sequence[WaferClass], class_id: str) -> tuple[LabelGroup, ...]:
+def _labels(
+    fresh: Sequence[ReadWafer], present: Sequence[WaferClass], class_id: str, several: bool
+) -> tuple[LabelGroup, ...]:
     """Groups wafers by label, and says where each group goes unless told otherwise."""
     groups = []
     for label, count in Counter(wafer.label for wafer in fresh).most_common():
-        pattern = guess_pattern(label)
+        first, *rest = label_parts(label) if several and not class_id else (label,)
+        pattern = guess_pattern(first)
         target = next((each for each in present if each.class_id == class_id), None)
         if target is None and not class_id:
-            target = _class_of_label(label, pattern, present)
+            target = _class_of_label(first, pattern, present)
+        further = [(_class_of_label(each, guess_pattern(each), present), each) for each in rest]
+        also = tuple(found.name if found else name for found, name in further)
         if target is not None:
-            groups.append(LabelGroup(label, count, target.class_id, target.name, pattern))
+            groups.append(LabelGroup(label, count, target.class_id, target.name, pattern, also))
         else:
-            groups.append(LabelGroup(label, count, "", label or classes.free_name(present), pattern))
+            groups.append(LabelGroup(label, count, "", first or classes.free_name(present), pattern, also))
     return tuple(groups)
 
 
@@ -254,10 +261,11 @@ def _commit(connection: Connection, plan: _Plan, person: str) -> ImportDone:
     new = [
         NewWafer(
             wafer.map,
-            targets[wafer.label],
+            targets[wafer.label][0],
             Origin.UPLOADED,
             source_name=wafer.source_name,
             source_sha256=plan.originals[wafer.file],
+            also=targets[wafer.label][1:],
         )
         for wafer in chosen
         if targets[wafer.label]
@@ -296,33 +304,39 @@ def _chosen(connection: Connection, plan: _Plan) -> Iterator[ReadWafer]:
             yield wafer
 
 
-def _targets(connection: Connection, plan: _Plan, labels: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Returns the class id of each label, "" for labels that are left out, and the ids of classes made for them."""
-    project_id = plan.staged.project_id
-    targets: dict[str, str] = {}
+def _targets(
+    connection: Connection, plan: _Plan, labels: Sequence[str]
+) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Returns the class ids of each label, () for labels that are left out, and the ids of classes made for them."""
+    several = projects.get(connection, plan.staged.project_id).task is Task.SEVERAL
+    targets: dict[str, tuple[str, ...]] = {}
     made: list[str] = []
     for label in dict.fromkeys(labels):
-        present = classes.live(connection, project_id)
         assignment = plan.assignments.get(label)
-        if assignment is None:
-            known = _class_of_label(label, guess_pattern(label), present)
-            class_id = plan.class_id or (known.class_id if known else "")
-            assignment = Assignment(class_id, "" if class_id else label or classes.free_name(present))
-        if assignment.class_id and assignment.class_id not in {each.class_id for each in present}:
-            raise NotFoundError("class", assignment.class_id[:80], reason="CLASS_NOT_FOUND")
-        targets[label] = assignment.class_id
-        if not assignment.class_id and assignment.new_name:
-            # Two labels may be sent to the same new class.
-            same = next(
-                (
-                    each
-                    for each in present
-                    if each.class_id in made and name_key(each.name) == name_key(assignment.new_name)
-                ),
-                None,
-            )
-            if same is None:
-                same = classes.add(connection, project_id, assignment.new_name, None)
-                made.append(same.class_id)
-            targets[label] = same.class_id
+        parts: Sequence[str] = (label,)
+        if assignment is None and not plan.class_id and several:
+            parts = label_parts(label)
+        found = [_target(connection, plan, part, assignment, made) for part in parts]
+        targets[label] = tuple(dict.fromkeys(each for each in found if each))
     return targets, made
+
+
+def _target(connection: Connection, plan: _Plan, label: str, assignment: Assignment | None, made: list[str]) -> str:
+    """Returns the class id of one class of a label, "" when it is left out; a class that is made joins `made`."""
+    project_id = plan.staged.project_id
+    present = classes.live(connection, project_id)
+    if assignment is None:
+        known = _class_of_label(label, guess_pattern(label), present)
+        class_id = plan.class_id or (known.class_id if known else "")
+        assignment = Assignment(class_id, "" if class_id else label or classes.free_name(present))
+    if assignment.class_id and assignment.class_id not in {each.class_id for each in present}:
+        raise NotFoundError("class", assignment.class_id[:80], reason="CLASS_NOT_FOUND")
+    if assignment.class_id or not assignment.new_name:
+        return assignment.class_id
+    # Two labels may be sent to the same new class.
+    key = name_key(assignment.new_name)
+    same = next((each for each in present if each.class_id in made and name_key(each.name) == key), None)
+    if same is None:
+        same = classes.add(connection, project_id, assignment.new_name, None)
+        made.append(same.class_id)
+    return same.class_id

@@ -22,7 +22,7 @@ _BLANK_SIDE = 32
 
 
 class WafersRoom:
-    """List, draw, add, move and delete wafers."""
+    """List, draw, add, move and delete wafers, and say what else they show."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
@@ -40,7 +40,7 @@ class WafersRoom:
 
         Args:
             project_id: The project.
-            class_id: Only of this class; "" of all.
+            class_id: Only those that show this class; "" all.
             generated: Only generated ones, only real ones, or both.
             page_size: Most wafers to return, 1 to 1,000.
             page_token: next_token of the page before.
@@ -143,6 +143,21 @@ class WafersRoom:
         """
         person = current_person()
         return await self._desk.write(lambda connection: wafers.move(connection, wafer_ids, class_id, person))
+
+    async def show(self, wafer_ids: Sequence[str], class_id: str, shown: bool) -> Change:
+        """Lets wafers show a class beside their own, or show it no longer.
+
+        A wafer that shall no longer show the class that it stands in goes to the next one that it shows; where there is
+        none, it stays.
+
+        Raises:
+            InvalidArgumentError: No wafer was given, or they are of another project than the class.
+            NotFoundError: One, or the class, does not exist.
+            FailedPreconditionError: Wafers of the project show one pattern each (reason ONE_PATTERN), or the class, or
+                the one of a wafer, is that of wafers without a pattern (reason NONE_SHOWS_NOTHING).
+        """
+        person = current_person()
+        return await self._desk.write(lambda connection: wafers.show(connection, wafer_ids, class_id, shown, person))
 
 
 def _round_outline(rows: int, columns: int) -> NDArray[np.uint8]:

@@ -39,8 +39,9 @@ class Change:
     Attributes:
         change_id: Token for `Studio.history.undo`.
         project_id: Project that changed.
-        kind: `add_wafers`, `delete_wafers`, `move_wafers`, `add_class`, `rename_class`, `recolour_class`,
-            `enable_class`, `disable_class`, `clear_class`, `merge_class`, `delete_class` or `rename_project`.
+        kind: `add_wafers`, `delete_wafers`, `move_wafers`, `show_class`, `hide_class`, `add_class`, `rename_class`,
+            `recolour_class`, `enable_class`, `disable_class`, `clear_class`, `merge_class`, `delete_class` or
+            `rename_project`.
         params: What the text about it needs, as `count`, `name`, `old_name`, `into`.
         when: When it happened.
         person: Who did it.

@@ -18,9 +18,9 @@ class Task(StrEnum):
     SINGLE = "single"
     """One pattern per wafer."""
     SEVERAL = "several"
-    """Several patterns per wafer. Not taught yet."""
+    """Several patterns per wafer."""
     NORMAL = "normal"
-    """Only normal wafers. Not taught yet."""
+    """Only normal wafers."""
 
 
 class ProjectState(StrEnum):
@@ -146,7 +146,7 @@ class WaferClass:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What a class holds.
+    """What a class holds: every wafer that shows it.
 
     Attributes:
         wafers: All wafers, generated ones included.
@@ -165,6 +165,15 @@ class Counts:
         """Wafers that were not generated."""
         return self.wafers - self.generated
 
+    def __add__(self, other: Counts) -> Counts:
+        """Returns both together; their lots have to be different ones."""
+        return Counts(
+            self.wafers + other.wafers,
+            self.lots + other.lots,
+            self.generated + other.generated,
+            self.without_lot + other.without_lot,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class HealthNote:
@@ -172,7 +181,7 @@ class HealthNote:
 
     Attributes:
         key: `no_wafers`, `few_wafers` (below 5), `below_advised` (below 20), `one_lot`, `no_lots`, `imbalance`,
-            `only_generated`, `disabled` or `good`.
+            `only_generated`, `disabled`, `good`; of classes that never teach `optional` (empty) or `only_measures`.
         level: How loud.
         params: Numbers of the text: `wafers`, `lots`, `needed`, `advised`, `ratio`, `largest`.
     """
@@ -203,7 +212,8 @@ class Gate:
 
     Attributes:
         open: Whether it can.
-        reason: When it cannot: `few_classes`, `few_wafers`, `already_training`, `task_not_supported`; else "".
+        reason: When it cannot: `few_classes`, `few_wafers`, `few_normal`, `normal_disabled`, `already_training`;
+            else "".
         params: Words and numbers of the reason: `classes`, `needed`, `name`, `wafers`, `run_id`.
     """
 

@@ -63,6 +63,7 @@ class LabelGroup:
         class_id: Class they go to unless told otherwise; "" makes a new class.
         class_name: Name of that class, or of the new one.
         pattern: Canonical pattern that the label means, or "".
+        also: Names of the further classes that its wafers show, where they may show several.
     """
 
     label: str
@@ -70,6 +71,7 @@ class LabelGroup:
     class_id: str
     class_name: str
     pattern: str
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ class WaferInfo:
         source_name: File or entry it was read from, "" for others.
         created_at: When it was added.
         duplicates: Other wafers of the project with exactly the same dies.
+        also: Ids of further classes that it shows, in the order of the classes.
     """
 
     wafer_id: str
@@ -47,6 +48,7 @@ class WaferInfo:
     source_name: str
     created_at: datetime
     duplicates: int = 0
+    also: tuple[str, ...] = ()
 
     @property
     def generated(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -22,41 +22,10 @@ from gateway.catalogue.catalogue import VERSION_TABLE, Catalogue, new_id, now
 from gateway.catalogue.tables import CHANGES, METADATA, WAFERS
 from gateway.catalogue.wafer_rows import NewWafer
 from gateway.values import FrozenDataset, JobState, Project, Task, WaferClass
-from services.common.database import open_database
 from services.common.dataset import Origin
 from services.common.errors import AbortedError, AlreadyExistsError, NotFoundError
 from services.common.wafer_map import WaferMap
 from tests.unit.studio.wafer_makers import grid, wafers
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'catalogue.db'}"
-    return str(request.getfixturevalue("emptied_postgres_url"))
-
-
-@pytest.fixture(scope="module")
-def module_postgres_url(new_postgres_url: Callable[[], str]) -> str:
-    return new_postgres_url()
-
-
-@pytest.fixture
-def emptied_postgres_url(module_postgres_url: str) -> str:
-    """The same database again, empty: making a new one for each test takes the server seconds."""
-    database = open_database(module_postgres_url)
-    with database.write() as connection:
-        connection.execute(sqlalchemy.text("DROP SCHEMA public CASCADE"))
-        connection.execute(sqlalchemy.text("CREATE SCHEMA public"))
-    database.close()
-    return module_postgres_url
-
-
-@pytest.fixture
-def catalogue(url: str) -> Iterator[Catalogue]:
-    opened = Catalogue.open(url)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
@@ -232,7 +201,6 @@ from tests.unit.studio.wafer_makers import wafers
 from gateway.catalogue import wafers as rows
 from gateway.catalogue.catalogue import Catalogue
 from gateway.catalogue.wafer_rows import NewWafer
-from services.common.database import open_database
 from services.common.dataset import Origin
 catalogue = Catalogue.open(sys.argv[1])
 with catalogue.write() as connection:
