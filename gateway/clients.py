@@ -24,6 +24,7 @@ from gateway.values import (
     ModelVersion,
     PredictorAnswer,
     QueueState,
+    Task,
     TrainingEvent,
     TrainingOptions,
     TrainingRun,
@@ -58,6 +59,7 @@ class TrainerClient:
         dataset_id: str,
         options: TrainingOptions,
         *,
+        task: Task = Task.SINGLE,
         generated: Sequence[str] = (),
         display_name: str = "",
         request_id: str = "",
@@ -68,6 +70,7 @@ class TrainerClient:
         Args:
             dataset_id: Data set version to teach from.
             options: How.
+            task: What the model shall tell.
             generated: Ids of data set versions with generated wafers.
             display_name: Text for people.
             request_id: The same id again returns the first training.
@@ -77,7 +80,7 @@ class TrainerClient:
             display_name=display_name[:256],
             dataset_version=str(DatasetVersionName(dataset_id)),
             generated_dataset_versions=[str(DatasetVersionName(each)) for each in generated],
-            config=converters.options_to_proto(options),
+            config=converters.options_to_proto(options, task),
         )
         request = trainer_pb2.CreateTrainingJobRequest(
             training_job=job, request_id=request_id, validate_only=validate_only

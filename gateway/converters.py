@@ -39,6 +39,7 @@ from gateway.values import (
     Problem,
     Realism,
     StageStarted,
+    Task,
     TrainingEvent,
     TrainingOptions,
     TrainingResult,
@@ -65,6 +66,12 @@ _SIZES = {
     trainer_pb2.TrainingConfig.MODEL_SIZE_BEST: ModelSize.BEST,
 }
 _SIZE_MESSAGES = {size: message for message, size in _SIZES.items()}
+_TASKS = {
+    trainer_pb2.TrainingConfig.TASK_SINGLE_PATTERN: Task.SINGLE,
+    trainer_pb2.TrainingConfig.TASK_SEVERAL_PATTERNS: Task.SEVERAL,
+    trainer_pb2.TrainingConfig.TASK_ONLY_NORMAL: Task.NORMAL,
+}
+_TASK_MESSAGES = {task: message for message, task in _TASKS.items()}
 _DECISIONS = {
     predictor_pb2.WaferAnswer.DECISION_ACCEPTED: Decision.ACCEPTED,
     predictor_pb2.WaferAnswer.DECISION_NOT_SURE: Decision.NOT_SURE,
@@ -75,9 +82,10 @@ _DECISIONS = {
 _MODEL_STATES = {"READY": ModelState.READY, "LOADING": ModelState.LOADING, "UNLOADING": ModelState.LOADING}
 
 
-def options_to_proto(options: TrainingOptions) -> trainer_pb2.TrainingConfig:
-    """Returns the message of training options."""
+def options_to_proto(options: TrainingOptions, task: Task) -> trainer_pb2.TrainingConfig:
+    """Returns the message of training options and of what the model shall tell."""
     return trainer_pb2.TrainingConfig(
+        task=_TASK_MESSAGES[task],
         epochs=options.epochs,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
@@ -171,7 +179,7 @@ def backbone(message: trainer_pb2.Backbone) -> Backbone:
 def evaluation(message: trainer_pb2.Evaluation) -> Evaluation:
     """Returns scores."""
     width = len(message.classes)
-    counts = np.array(message.confusion, np.int64).reshape(-1, width) if width else np.zeros((0, 0), np.int64)
+    counts = np.array(message.confusion, np.int64).reshape(-1, max(1, width))
     return Evaluation(
         wafers=message.wafers,
         lots=message.lots,
@@ -197,6 +205,8 @@ def evaluation(message: trainer_pb2.Evaluation) -> Evaluation:
         accepted_share=message.accepted_share,
         accepted_error=message.accepted_error,
         calibration_error=message.expected_calibration_error,
+        task=_TASKS.get(message.task, Task.SINGLE),
+        auroc=message.auroc,
     )
 
 
@@ -290,6 +300,7 @@ def answer(message: predictor_pb2.WaferAnswer) -> PredictorAnswer:
         name=message.display_name,
         probability=message.probability,
         probabilities=tuple((each.class_id, each.display_name, each.probability) for each in message.classes),
+        patterns=tuple((each.class_id, each.display_name, each.probability) for each in message.patterns),
         novelty=message.novelty,
         heat=heat,
         embedding=np.array(message.embedding, np.float32) if message.embedding else None,

@@ -132,7 +132,8 @@ def _add_downloads(router: APIRouter, portal: Portal) -> None:
             write_wafer_set,
             target,
             [each.map.dies for each in details],
-            labels=[classes[class_id]] * len(details),
+            # A wafer with several patterns is labelled as uploads are.
+            labels=["+".join(classes[each] for each in (d.info.class_id, *d.info.also)) for d in details],
             groups=[each.info.lot for each in details],
             sources=[each.info.source_name for each in details],
         )

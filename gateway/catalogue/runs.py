@@ -62,7 +62,7 @@ class Published:
         version: Its version.
         project_id: Project that it was taught in.
         run_id: Training that made it.
-        score: Macro-F1 on the locked test, else on the tune wafers.
+        score: Macro-F1, or AUROC where only normal wafers teach, on the locked test, else on the tune wafers.
         published_at: When.
     """
 

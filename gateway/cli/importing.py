@@ -11,7 +11,7 @@ import typer
 from gateway.catalogue.names import name_key
 from gateway.cli.options import Home, Json, Reach
 from gateway.cli.output import Output
-from gateway.values import ImportDone, ImportPreview, Project, UploadFile
+from gateway.values import ImportDone, ImportPreview, Project, Task, UploadFile
 from services.common.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -24,6 +24,12 @@ def import_files(
         typer.Argument(help="Files of any supported format, or folders with one folder a class.", show_default=False),
     ],
     project: Annotated[str, typer.Option(help="Name of the project; made when missing.", show_default=False)],
+    task: Annotated[
+        Task,
+        typer.Option(
+            help="What a project that is made tells: single, several (labels join patterns with +), or normal."
+        ),
+    ] = Task.SINGLE,
     class_name: Annotated[
         str, typer.Option("--class", help="Class that all wafers go to. Default: by label or folder name.")
     ] = "",
@@ -32,18 +38,18 @@ def import_files(
     as_json: Json = False,
 ) -> None:
     """Add wafers from files to a project of the portal."""
-    asyncio.run(_import(Output(as_json), Reach(home), files, project, class_name, keep_duplicates))
+    asyncio.run(_import(Output(as_json), Reach(home), files, project, task, class_name, keep_duplicates))
 
 
 async def _import(
-    output: Output, reach: Reach, files: list[Path], name: str, class_name: str, keep_duplicates: bool
+    output: Output, reach: Reach, files: list[Path], name: str, task: Task, class_name: str, keep_duplicates: bool
 ) -> None:
     """Stages, tells what is there, adds."""
     from gateway.studio import Studio  # SQLAlchemy and all; the other commands start faster without it
 
     uploads = [upload for path in files for upload in _uploads(path)]
     async with await Studio.open(reach.settings(), background=False) as studio:
-        project = await _project(studio, output, name)
+        project = await _project(studio, output, name, task)
         class_id = await _class(studio, project, class_name) if class_name else ""
         preview = await studio.uploads.stage(project.project_id, uploads, class_id=class_id)
         done = await studio.uploads.commit(preview.import_id, keep_duplicates=keep_duplicates)
@@ -80,13 +86,13 @@ def _uploads(path: Path) -> list[UploadFile]:
     ]
 
 
-async def _project(studio: Studio, output: Output, name: str) -> Project:
+async def _project(studio: Studio, output: Output, name: str, task: Task) -> Project:
     """Returns the project of a name, made when there is none."""
     for summary in await studio.projects.list():
         if name_key(summary.project.name) == name_key(name):
             return summary.project
     output.say(f"Making the project {name!r}.")
-    return await studio.projects.create(name)
+    return await studio.projects.create(name, task)
 
 
 async def _class(studio: Studio, project: Project, name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gateway.values import Evaluation
+from gateway.values import ClassScore, Evaluation, Task
 
 
 class Output:
@@ -60,6 +60,7 @@ def evaluation_json(evaluation: Evaluation | None) -> dict[str, Any] | None:
     if evaluation is None:
         return None
     return {
+        "task": evaluation.task.value,
         "wafers": evaluation.wafers,
         "lots": evaluation.lots,
         "macro_f1": evaluation.macro_f1,
@@ -72,6 +73,8 @@ def evaluation_json(evaluation: Evaluation | None) -> dict[str, Any] | None:
                 "precision": score.precision,
                 "f1": score.f1,
                 "wafers": score.wafers,
+                "found": score.found,
+                "false_alarms": score.false_alarms,
             }
             for score in evaluation.classes
         },
@@ -80,35 +83,68 @@ def evaluation_json(evaluation: Evaluation | None) -> dict[str, Any] | None:
         "accepted_share": evaluation.accepted_share,
         "accepted_error": evaluation.accepted_error,
         "ece": evaluation.calibration_error,
+        "auroc": evaluation.auroc,
     }
 
 
-def show_evaluation(output: Output, title: str, evaluation: Evaluation) -> None:
-    """Shows scores: a row a class, the confusion matrix, the figures of the whole set."""
+def show_evaluation(output: Output, title: str, evaluation: Evaluation, normal_id: str = "") -> None:
+    """Shows scores in the words of the task: what is right, a row a class, the figures of the whole set.
+
+    Args:
+        output: Where to show them.
+        title: What was scored.
+        evaluation: The scores.
+        normal_id: Id of the class of wafers without a pattern; "" when there is none.
+    """
+    if evaluation.task is Task.NORMAL:
+        _show_normal(output, title, evaluation, normal_id)
+        return
     output.table(
         title,
-        ("class", ">wafers", ">found", ">recall (95 %)", ">precision", ">F1"),
+        ("class", ">wafers", ">found", ">false alarms", ">recall (95 %)", ">precision", ">F1"),
         [
             (
                 score.name,
                 score.wafers,
                 score.found,
-                f"{score.recall:.3f} ({score.recall_interval.low:.2f}-{score.recall_interval.high:.2f})",
+                score.false_alarms,
+                _recall(score),
                 f"{score.precision:.3f}",
                 f"{score.f1:.3f}",
             )
             for score in evaluation.classes
         ],
     )
-    names = [score.name for score in evaluation.classes]
-    rows = [(name, *row) for name, row in zip(names, evaluation.confusion, strict=True)]
-    output.table("Confusion (row: true class, column: answer)", ("", *(f">{name}" for name in names)), rows)
+    if evaluation.task is Task.SEVERAL:
+        output.say(f"All patterns right on {evaluation.right} of {evaluation.wafers} wafers.")
+    else:
+        names = [score.name for score in evaluation.classes]
+        rows = [(name, *row) for name, row in zip(names, evaluation.confusion, strict=True)]
+        output.table("Confusion (row: true class, column: answer)", ("", *(f">{name}" for name in names)), rows)
     interval = evaluation.macro_f1_interval
     output.say(
         f"macro-F1 {evaluation.macro_f1:.4f} (95 % {interval.low:.3f}-{interval.high:.3f}, by lot)   "
-        f"accuracy {evaluation.accuracy:.4f}   wafers {evaluation.wafers}   lots {evaluation.lots}"
+        f"{'exact match' if evaluation.task is Task.SEVERAL else 'accuracy'} {evaluation.accuracy:.4f}   "
+        f"wafers {evaluation.wafers}   lots {evaluation.lots}"
     )
     output.say(
         f"accepted without a look {evaluation.accepted_share:.1%}, wrong among them {evaluation.accepted_error:.1%}   "
         f"calibration error {evaluation.calibration_error:.3f}"
     )
+
+
+def _show_normal(output: Output, title: str, evaluation: Evaluation, normal_id: str) -> None:
+    """Shows how many normal wafers pass, and how many others were noticed."""
+    output.table(
+        title,
+        ("class", ">wafers", ">right", ">share right (95 %)"),
+        [(score.name, score.wafers, score.found, _recall(score)) for score in evaluation.classes],
+    )
+    passed, normal, noticed, others = evaluation.normal_figures(normal_id)
+    output.say(f"{passed} of {normal} normal wafers pass.")
+    if others:
+        output.say(f"{noticed} of {others} other wafers were noticed.   AUROC {evaluation.auroc:.4f}")
+
+
+def _recall(score: ClassScore) -> str:
+    return f"{score.recall:.3f} ({score.recall_interval.low:.2f}-{score.recall_interval.high:.2f})"

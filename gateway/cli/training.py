@@ -10,11 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
+from gateway.catalogue.patterns import NONE
 from gateway.cli.following import cancelled_with_command, follow_training
 from gateway.cli.options import Home, Json, Local, Reach, Session, TrainerAddress
 from gateway.cli.output import Output, evaluation_json, show_evaluation
 from gateway.cli.wafers import Frozen, TaughtWafers, described, freeze, read_taught
-from gateway.values import ModelSize, TrainingOptions, TrainingRun
+from gateway.values import ModelSize, Task, TrainingOptions, TrainingRun
 from services.common.resource_names import check_id
 from services.common.store import open_store
 
@@ -29,6 +30,14 @@ def train(
         Path | None,
         typer.Option("--training_dir", "--training-dir", help="The same as an option.", show_default=False),
     ] = None,
+    task: Annotated[
+        Task,
+        typer.Option(
+            help="single: one pattern a wafer. several: a wafer may show several patterns; labels and folder names "
+            "join them with +, as Center+Scratch. normal: only wafers of the class none (or normal) teach, 20 at "
+            "least; others only measure how many are noticed."
+        ),
+    ] = Task.SINGLE,
     epochs: Annotated[int, typer.Option(min=1, max=1000, help="Passes over the training wafers.")] = _DEFAULTS.epochs,
     batch_size: Annotated[
         int, typer.Option("--batch_size", "--batch-size", min=1, max=4096, help="Wafers a step.")
@@ -64,6 +73,8 @@ def train(
 ) -> None:
     """Teach a model from a folder with one folder a class, or from a wafer set, and publish it.
 
+    With --task a wafer may show several patterns at once, or only normal wafers teach.
+
     Wafers are held back by lot: some to choose the best epoch, some as a locked test that nothing is chosen by.
     """
     path = wafers or training_dir
@@ -83,7 +94,7 @@ def train(
     )
     output = Output(as_json)
     reach = Reach.to(home, local, trainer=trainer_address)
-    asyncio.run(_train(output, reach, path, source, options, tuple(generated or ()), model_id))
+    asyncio.run(_train(output, reach, path, source, task, options, tuple(generated or ()), model_id))
 
 
 async def _train(
@@ -91,6 +102,7 @@ async def _train(
     reach: Reach,
     path: Path,
     source: str,
+    task: Task,
     options: TrainingOptions,
     generated: tuple[str, ...],
     model_id: str,
@@ -98,7 +110,7 @@ async def _train(
     """Reads, freezes, teaches, publishes, tells."""
     taught = read_taught(path, source)
     store = open_store(reach.settings().resolved_store_url)
-    frozen = freeze(store, taught, hold_back=True, seed=options.seed)
+    frozen = freeze(store, taught, hold_back=True, seed=options.seed, task=task)
     show_frozen(output, taught, frozen)
     async with reach.services(output, "trainer") as session:
         ended = await teach(session, output, frozen, options, generated, name=path.name)
@@ -130,7 +142,12 @@ async def teach(
     """
     clients = session.clients
     started = await clients.trainer.create(
-        frozen.dataset_id, options, generated=generated, display_name=name, request_id=uuid.uuid4().hex
+        frozen.dataset_id,
+        options,
+        task=frozen.task,
+        generated=generated,
+        display_name=name,
+        request_id=uuid.uuid4().hex,
     )
     what = f"Training {started.run_id}"
     output.say(f"{what} ...")
@@ -139,7 +156,7 @@ async def teach(
         output, lambda: clients.trainer.cancel(started.run_id), embedded=embedded, what=what
     ):
         ended = await follow_training(clients, output, started.run_id)
-    show_training(output, ended)
+    show_training(output, ended, frozen)
     return ended
 
 
@@ -172,17 +189,23 @@ def show_frozen(output: Output, taught: TaughtWafers, frozen: Frozen) -> None:
         output.warn(f"{len(taught.skipped)} files could not be read:\n{described(taught.skipped)}")
 
 
-def show_training(output: Output, run: TrainingRun) -> None:
+def normal_of(frozen: Frozen) -> str:
+    """Returns the id of the class of wafers without a pattern, "" when there is none."""
+    return next((each.class_id for each in frozen.classes if each.pattern == NONE), "")
+
+
+def show_training(output: Output, run: TrainingRun, frozen: Frozen) -> None:
     """Shows how well a model learned and what it cost."""
     result = run.result
     if result is None:
         return
     if result.test is not None:
-        show_evaluation(output, "Locked test", result.test)
+        show_evaluation(output, "Locked test", result.test, normal_of(frozen))
     elif result.tune is not None:
-        show_evaluation(output, "Tuning wafers (there is no locked test)", result.tune)
+        show_evaluation(output, "Tuning wafers (there is no locked test)", result.tune, normal_of(frozen))
+    epochs = f"best epoch {result.best_epoch} of {result.epochs}   " if result.epochs else ""
     output.say(
-        f"best epoch {result.best_epoch} of {result.epochs}   backbone {result.backbone}   "
+        f"{epochs}backbone {result.backbone}   "
         f"{result.training_wafers} training wafers   {result.seconds:.1f} s   "
         f"peak memory {result.peak_memory_bytes / 2**20:,.0f} MiB   model {result.model_bytes / 2**20:.2f} MiB   "
         f"ONNX = Keras within {result.parity_max_difference:.1e} on {result.parity_wafers} wafers"
@@ -203,6 +226,7 @@ def training_json(run: TrainingRun, frozen: Frozen, model_id: str, version: int)
         told |= {
             "test": evaluation_json(result.test),
             "tune": evaluation_json(result.tune),
+            "task": frozen.task.value,
             "macro_f1": (result.test or result.tune).macro_f1 if result.test or result.tune else None,  # type: ignore[union-attr]
             "best_epoch": result.best_epoch,
             "epochs": result.epochs,

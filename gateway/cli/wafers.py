@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.catalogue.patterns import guess_pattern
+from gateway.catalogue.names import name_key
+from gateway.catalogue.patterns import NONE, guess_pattern, label_parts
+from gateway.teaching_sides import sides_of
+from gateway.values import Task
 from services.common.dataset import DatasetClass, DatasetWafer, DatasetWriter, Origin, Split, new_dataset_id
 from services.common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, TeachwaferError
 from services.common.formats import Skipped, read_wafers
-from services.common.splitting import split_report
 from services.common.store import BlobStore
 from services.common.wafer_map import WaferMap, dies_sha256
 from services.common.wafer_set import read_wafer_set
@@ -30,7 +32,7 @@ class TaughtWafers:
 
     Attributes:
         grids: Die grids.
-        labels: Class of each.
+        labels: Class of each, as the file or folder says it.
         lots: Lot of each, "" when unknown.
         skipped: What could not be read.
         unlabelled: Wafers left out because nothing says their class.
@@ -61,12 +63,14 @@ class Frozen:
 
     Attributes:
         dataset_id: Its id.
+        task: What a model shall tell.
         classes: Its classes.
-        counts: Wafers of each class on each side.
+        counts: Wafers that show each class on each side.
         warnings: Sentences about classes that a side does without.
     """
 
     dataset_id: str
+    task: Task
     classes: tuple[DatasetClass, ...]
     counts: dict[str, dict[str, int]]
     warnings: tuple[str, ...]
@@ -121,7 +125,9 @@ def read_asked(paths: Iterable[Path]) -> tuple[list[tuple[str, WaferMap]], list[
     return found, skipped
 
 
-def freeze(store: BlobStore, taught: TaughtWafers, *, hold_back: bool, seed: int = 0) -> Frozen:
+def freeze(
+    store: BlobStore, taught: TaughtWafers, *, hold_back: bool, seed: int = 0, task: Task = Task.SINGLE
+) -> Frozen:
     """Freezes wafers into a data set version.
 
     Args:
@@ -129,35 +135,69 @@ def freeze(store: BlobStore, taught: TaughtWafers, *, hold_back: bool, seed: int
         taught: The wafers.
         hold_back: Whether to hold back wafers for tuning and for the locked test, by lot; False puts all into training.
         seed: Another seed, another split.
+        task: What a model shall tell. With several patterns a label `Center+Scratch` means both classes.
 
     Raises:
-        FailedPreconditionError: Fewer than two classes were given to teach.
+        FailedPreconditionError: Fewer than two classes were given to teach, or no normal wafer where only these teach.
     """
-    classes = dataset_classes(taught.labels)
-    if hold_back and len(classes) < 2:
+    shown = shown_classes(taught.labels, task)
+    classes = dataset_classes(name for names in shown for name in names)
+    normal = next((each.display_name for each in classes if each.pattern == NONE), "")
+    if hold_back:
+        _check_taught(task, classes, normal)
+    ids = {each.display_name: each.class_id for each in classes}
+    sides, warnings = [Split.TRAIN] * len(taught), tuple[str, ...]()
+    if hold_back:
+        digests = [dies_sha256(grid) for grid in taught.grids]
+        split = sides_of(task, shown, taught.lots, digests, normal, seed)
+        sides, warnings = split.sides, split.warnings
+    dataset_id = new_dataset_id()
+    with DatasetWriter(store, dataset_id, classes) as writer:
+        writer.add(
+            DatasetWafer(
+                f"{index:07d}",
+                grid,
+                ids[names[0]],
+                lot,
+                Origin.UPLOADED,
+                split=side,
+                also=tuple(ids[name] for name in names[1:]),
+            )
+            for index, (grid, names, lot, side) in enumerate(zip(taught.grids, shown, taught.lots, sides, strict=True))
+        )
+        writer.finish()
+    counted = Counter((name, side) for names, side in zip(shown, sides, strict=True) for name in names)
+    counts = {each.display_name: {s.value: counted[each.display_name, s] for s in Split} for each in classes}
+    return Frozen(dataset_id, task, classes, counts, warnings)
+
+
+def shown_classes(labels: Sequence[str], task: Task) -> list[tuple[str, ...]]:
+    """Returns the classes that each label names: one, or those joined by `+` where a wafer may show several."""
+    if task is not Task.SEVERAL:
+        return [(label,) for label in labels]
+    # Spelled alike, so that "center" and "Center" are one class wherever they stand.
+    spelled: dict[str, str] = {}
+    return [
+        tuple(dict.fromkeys(spelled.setdefault(name_key(part), part) for part in label_parts(label)))
+        for label in labels
+    ]
+
+
+def _check_taught(task: Task, classes: Sequence[DatasetClass], normal: str) -> None:
+    """Refuses classes that cannot teach; raises as `freeze`."""
+    if task is Task.NORMAL:
+        if not normal:
+            raise FailedPreconditionError(
+                f"Expected normal wafers, in a folder or with a label as {NONE!r} or 'normal'. Received: "
+                f"{', '.join(each.display_name for each in classes)}.",
+                reason="NO_NORMAL_WAFERS",
+            )
+    elif len(classes) < 2:
         raise FailedPreconditionError(
             f"Expected wafers of at least two classes. Received: {len(classes)}. Add a folder with wafers of another "
             "class, as wafers without a defect.",
             reason="TOO_FEW_CLASSES",
         )
-    ids = {each.display_name: each.class_id for each in classes}
-    digests = [dies_sha256(grid) for grid in taught.grids]
-    sides, warnings = [Split.TRAIN] * len(taught), tuple[str, ...]()
-    if hold_back:
-        report = split_report(taught.labels, taught.lots, seed=seed, digests=digests)
-        sides, warnings = [Split(str(side)) for side in report.sides], report.warnings
-    dataset_id = new_dataset_id()
-    with DatasetWriter(store, dataset_id, classes) as writer:
-        writer.add(
-            DatasetWafer(f"{index:07d}", grid, ids[label], lot, Origin.UPLOADED, split=side)
-            for index, (grid, label, lot, side) in enumerate(
-                zip(taught.grids, taught.labels, taught.lots, sides, strict=True)
-            )
-        )
-        writer.finish()
-    counted = Counter(zip(taught.labels, sides, strict=True))
-    counts = {each.display_name: {s.value: counted[each.display_name, s] for s in Split} for each in classes}
-    return Frozen(dataset_id, classes, counts, warnings)
 
 
 def dataset_classes(labels: Iterable[str]) -> tuple[DatasetClass, ...]:

@@ -21,10 +21,10 @@ from gateway.components.draw_dialog import draw_dialog
 from gateway.components.frame import View
 from gateway.components.generate_dialog import generate_dialog
 from gateway.components.upload_dialog import upload_dialog
-from gateway.components.wafer_dialogs import gallery_dialog, wafer_dialog
-from gateway.components.wafer_strip import Thumb, WaferStrip
-from gateway.values import Board, ClassCard, Level
-from gateway.views.projects import LEVEL_TONES, counts_text, health_text, wafer_label
+from gateway.components.wafer_dialogs import gallery_dialog, wafer_dialog, wafer_thumbs
+from gateway.components.wafer_strip import WaferStrip
+from gateway.values import Board, ClassCard, Level, Task
+from gateway.views.projects import LEVEL_TONES, counts_text, health_text
 
 STRIP_WAFERS = 24
 SHEET_TILE = 190
@@ -44,7 +44,9 @@ class ClassCardPart:
         self._view = view
         self._card = card
         self._class = card.wafer_class
-        self._others = [each.wafer_class for each in board.cards if each.wafer_class.class_id != self._class.class_id]
+        self._task = board.project.task
+        self._classes = [each.wafer_class for each in board.cards]
+        self._others = [each for each in self._classes if each.class_id != self._class.class_id]
         t = view.t
         self._root = box("tw-card tw-class", tag="article", data_wire="class", aria_label=self._class.name)
         self._root.style(f"--dot:{self._class.colour}")
@@ -61,6 +63,8 @@ class ClassCardPart:
                 button(t("card.upload"), self._upload, kind="small", sign="upload")
                 button(t("card.draw"), lambda: draw_dialog(view, self._class), kind="small", sign="pencil")
                 why = "" if card.counts.real else t("generate.needs_wafers")
+                if self._task is Task.NORMAL:
+                    why = t("generate.only_normal")
                 button(t("card.generate"), self._generate, kind="small", sign="sparkles", why=why)
                 box("tw-spacer")
             self._health()
@@ -82,16 +86,13 @@ class ClassCardPart:
             if not page.wafers:
                 Text(t("card.empty"), "tw-faint")
                 return
-            thumbs = [
-                Thumb(each.wafer_id, wafer_label(t, each, index + 1), "G" if each.generated else "")
-                for index, each in enumerate(page.wafers)
-            ]
+            thumbs = wafer_thumbs(t, page.wafers, self._class, self._classes)
             WaferStrip(
                 thumbs,
                 view.portal.shelf.put(sprite.png, key=sprite.etag),
                 sprite.columns,
                 t("card.strip", name=self._class.name),
-                on_pick=lambda wafer_id: wafer_dialog(view, wafer_id, self._class, self._others),
+                on_pick=lambda wafer_id: wafer_dialog(view, wafer_id, self._class, self._classes, self._task),
                 on_remove=self._remove,
                 delete_label=t("wafer.delete"),
                 one_line=True,
@@ -99,17 +100,17 @@ class ClassCardPart:
         if page.total > len(page.wafers):
             label = t("card.show_all", n=page.total)
             with self._buttons:
-                button(label, lambda: gallery_dialog(view, self._class, self._others), kind="quiet small")
+                button(label, lambda: gallery_dialog(view, self._class, self._classes, self._task), kind="quiet small")
 
     async def _remove(self, wafer_id: str) -> None:
         async with self._view.doing():
             await self._view.tell(await self._view.portal.studio.wafers.delete([wafer_id]))
 
     def _upload(self) -> None:
-        upload_dialog(self._view, self._class.project_id, self._class)
+        upload_dialog(self._view, self._task, self._class)
 
     def _generate(self) -> None:
-        generate_dialog(self._view, self._class, self._card.counts)
+        generate_dialog(self._view, self._task, self._class, self._card.counts)
 
     def _colour_button(self) -> None:
         t = self._view.t

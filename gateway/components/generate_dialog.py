@@ -31,6 +31,7 @@ from gateway.values import (
     JobState,
     JobStateChanged,
     Method,
+    Task,
     WaferClass,
 )
 from gateway.views.generation import progress_text, realism_sentences
@@ -42,9 +43,9 @@ MAX_COUNT: Final = 1000
 SHOWN_RESULTS: Final = 300
 
 
-def generate_dialog(view: View, of_class: WaferClass, counts: Counts) -> None:
+def generate_dialog(view: View, task: Task, of_class: WaferClass, counts: Counts) -> None:
     """Makes more wafers of a class."""
-    GenerateDialog(view, of_class, counts)
+    GenerateDialog(view, task, of_class, counts)
 
 
 class GenerateDialog:
@@ -52,12 +53,14 @@ class GenerateDialog:
 
     Args:
         view: The page's view.
+        task: What the model of the project tells.
         of_class: The class.
         counts: What the class holds.
     """
 
-    def __init__(self, view: View, of_class: WaferClass, counts: Counts) -> None:
+    def __init__(self, view: View, task: Task, of_class: WaferClass, counts: Counts) -> None:
         self._view = view
+        self._several = task is Task.SEVERAL
         self._class = of_class
         self._counts = counts
         self._method = Method.VARIATIONS
@@ -112,21 +115,25 @@ class GenerateDialog:
 
     def _methods(self) -> None:
         t = self._view.t
-        few = self._counts.real < LEARNED_NEEDS
+        why = ""
+        if self._several:
+            why = t("generate.learned_one_pattern")
+        elif self._counts.real < LEARNED_NEEDS:
+            why = t("generate.learned_needs", needed=LEARNED_NEEDS, n=self._counts.real)
         choices = {}
         with box("tw-choices", role="radiogroup", aria_label=t("generate.method")):
             for method in Method:
-                off = method is Method.LEARNED and few
+                off = method is Method.LEARNED and bool(why)
                 with box("tw-choice", tag="button", type="button", role="radio") as choice:
                     Text(t(f"generate.{method.value}"), tag="strong")
                     Text(t(f"generate.{method.value}_text"), "tw-faint")
                     if off:
-                        Text(t("generate.learned_needs", needed=LEARNED_NEEDS, n=self._counts.real), "tw-faint")
+                        Text(why, "tw-faint")
                 set_attributes(choice, aria_disabled="true" if off else None)
                 choices[method] = choice
 
         def choose(method: Method) -> None:
-            if method is Method.LEARNED and few:
+            if method is Method.LEARNED and why:
                 return
             self._method = method
             for each, element in choices.items():
@@ -214,10 +221,12 @@ class GenerateDialog:
 
             def mark(wafer_id: str) -> None:
                 wrong.remove(wafer_id) if wafer_id in wrong else wrong.append(wafer_id)
-                strip.cross_out(wrong)
+                strip.mark_only(wrong)
                 accept.label = t("generate.accept", n=total - len(wrong), name=self._class.name)
 
-            strip = WaferStrip(thumbs, sheet, columns, t("generate.looks_wrong"), on_pick=mark, marking=True)
+            strip = WaferStrip(
+                thumbs, sheet, columns, t("generate.looks_wrong"), on_pick=mark, marking=True, crossing=True
+            )
 
         async def add() -> None:
             async with self._view.doing():

@@ -15,7 +15,8 @@ from nicegui.element import Element
 from gateway.components.base import Text, bar, box, button, heading, link, note, set_attributes, set_share
 from gateway.components.frame import View
 from gateway.components.wires import Wires
-from gateway.values import Board, Evaluation, JobState, ModelSize, TrainingOptions, TrainingRun
+from gateway.values import Board, Evaluation, JobState, ModelSize, Task, TrainingOptions, TrainingRun
+from gateway.views.evaluation import outcome_sentence
 from gateway.views.projects import gate_text, problem_text
 from gateway.views.training import TRAIN_COLOUR, TUNE_COLOUR, TrainingProgress, curve_options
 from services.common.errors import TeachwaferError
@@ -53,7 +54,7 @@ class TrainingCard:
             self._status.props("aria-live=polite")
             self._outcome = box("tw-stack")
             self._curves = _Curves(view)
-            self._advanced = _Advanced(view)
+            self._advanced = _Advanced(view, board.project.task)
         view.on_changed.append(self._refresh)
         self._show()
         run = board.latest_run
@@ -97,14 +98,20 @@ class TrainingCard:
             measured: Evaluation | None = run.result.test or run.result.tune
             with box("tw-stack tight"):
                 if measured is not None:
-                    found = sum(row[index] for index, row in enumerate(measured.confusion))
-                    key = "train.summary" if run.result.test else "evaluate.overall"
-                    Text(t(key, found=found, total=measured.wafers), tag="strong")
+                    Text(outcome_sentence(t, measured, self._normal_id()), tag="strong")
+                    if run.result.test:
+                        Text(t("train.on_locked_test"), "tw-faint")
                 time = t.duration(run.result.seconds)
-                Text(
-                    t("train.best_epoch", epoch=run.result.best_epoch, epochs=run.result.epochs, time=time), "tw-faint"
-                )
+                if run.result.epochs:
+                    epochs = {"epoch": run.result.best_epoch, "epochs": run.result.epochs}
+                    Text(t("train.best_epoch", **epochs, time=time), "tw-faint")
+                else:
+                    Text(t("train.took", time=time), "tw-faint")
             link(t("train.see_score"), f"/projects/{self._project_id}/evaluate", "tw-button stretch", sign="eye")
+
+    def _normal_id(self) -> str:
+        """Returns the id of the class of wafers without a pattern."""
+        return next((card.wafer_class.class_id for card in self._board.cards if card.wafer_class.none), "")
 
     async def _start(self) -> None:
         async with self._view.doing():
@@ -212,9 +219,14 @@ class _Curves:
 
 
 class _Advanced:
-    """The Advanced box: every setting with a help text."""
+    """The Advanced box: every setting with a help text.
 
-    def __init__(self, view: View) -> None:
+    Args:
+        view: The page's view.
+        task: What the model tells. Where only normal wafers teach there are no epochs and no generated wafers.
+    """
+
+    def __init__(self, view: View, task: Task) -> None:
         self._view = view
         self._defaults = TrainingOptions()
         self._inputs: dict[str, Any] = {}
@@ -223,13 +235,15 @@ class _Advanced:
             Text(t("train.advanced"), tag="summary")
             with box("tw-stack"):
                 with box():
-                    self._number("epochs", 1, 1000, 1)
-                    self._number("batch_size", 1, 4096, 1)
-                    self._number("learning_rate", 0.000001, 1, 0.0001)
+                    if task is not Task.NORMAL:
+                        self._number("epochs", 1, 1000, 1)
+                        self._number("batch_size", 1, 4096, 1)
+                        self._number("learning_rate", 0.000001, 1, 0.0001)
                     sizes = {size.value: t(f"train.model_{size.value}") for size in ModelSize}
                     self._add("model_size", lambda: ui.select(sizes, value=self._defaults.model_size.value))
                     self._number("augmentation", 0, 1, 0.1)
-                    self._add("use_generated", lambda: ui.switch(value=self._defaults.use_generated))
+                    if task is not Task.NORMAL:
+                        self._add("use_generated", lambda: ui.switch(value=self._defaults.use_generated))
                     self._number("seed", 0, 2**32 - 1, 1)
                 button(t("train.reset"), self._reset, kind="quiet small", sign="undo")
 

@@ -8,8 +8,8 @@ from gateway.components.base import Text, bar, box, button, chip, dot, heading, 
 from gateway.components.drop_zone import DropZone
 from gateway.components.frame import View
 from gateway.uploads import UploadedFile
-from gateway.values import Answer, Board, Decision, UploadFile
-from gateway.views.predictions import decision_advice, decision_chip, wafer_name
+from gateway.values import Answer, Board, Task, UploadFile
+from gateway.views.predictions import decision_advice, decision_chips, wafer_name
 from gateway.views.projects import can_try
 
 PICTURE = 420
@@ -112,7 +112,6 @@ class TryCard:
         answer = self._answers[self._index]
         heat = answer.heat if self._heat else None
         source = await portal.picture(answer.map, PICTURE, heat)
-        text, tone = decision_chip(t, answer)
         self._place.clear()
         with self._place:
             if len(self._answers) > 1:
@@ -121,7 +120,9 @@ class TryCard:
                 "max-width:280px;align-self:center"
             )
             with box("tw-stack tight", aria_live="polite").style("align-items:center;text-align:center"):
-                chip(text, f"large {tone}", colour=self._colour(answer) if answer.decision is Decision.ACCEPTED else "")
+                with box("tw-row tight wrap").style("justify-content:center"):
+                    for text, tone, colour in decision_chips(t, answer):
+                        chip(text, f"large {tone}", colour=colour)
                 Text(decision_advice(t, answer), "tw-soft")
             if answer.heat is not None:
                 toggle = ui.switch(t("try.heat"), value=self._heat, on_change=lambda event: self._set_heat(event.value))
@@ -147,9 +148,6 @@ class TryCard:
         self._heat = heat
         await self._draw()
 
-    def _colour(self, answer: Answer) -> str:
-        return next((each.colour for each in answer.probabilities if each.class_id == answer.class_id), "#8a94a3")
-
     def _bars(self, answer: Answer) -> None:
         t = self._view.t
         with box("tw-bars", role="group", aria_label=t("try.bars")):
@@ -157,6 +155,8 @@ class TryCard:
                 Text(each.name, "tw-clip")
                 set_share(bar(each.probability, each.name), each.probability, each.colour)
                 Text(t.percent(each.probability), "num")
+        if answer.task is Task.SEVERAL:
+            Text(t("try.bars_several"), "tw-faint")
 
     async def _neighbours(self, answer: Answer) -> None:
         """Shows the taught wafers that are most alike."""

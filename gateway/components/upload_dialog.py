@@ -8,15 +8,15 @@ from gateway.components.base import Text, box, button, dialog, icon, image, note
 from gateway.components.drop_zone import DropZone
 from gateway.components.frame import View
 from gateway.uploads import UploadedFile
-from gateway.values import ImportPreview, UploadFile, WaferClass
+from gateway.values import ImportPreview, Task, UploadFile, WaferClass
 from gateway.views.uploads import preview_lines
 
 BY_LABEL, TO_CLASS = "label", "class"
 
 
-def upload_dialog(view: View, project_id: str, of_class: WaferClass) -> None:
+def upload_dialog(view: View, task: Task, of_class: WaferClass) -> None:
     """Takes files for a class."""
-    UploadDialog(view, project_id, of_class)
+    UploadDialog(view, task, of_class)
 
 
 class UploadDialog:
@@ -24,13 +24,14 @@ class UploadDialog:
 
     Args:
         view: The page's view.
-        project_id: The project.
+        task: What the model of the project tells.
         of_class: Class that the files are for.
     """
 
-    def __init__(self, view: View, project_id: str, of_class: WaferClass) -> None:
+    def __init__(self, view: View, task: Task, of_class: WaferClass) -> None:
         self._view = view
-        self._project_id = project_id
+        self._task = task
+        self._project_id = of_class.project_id
         self._class = of_class
         self._preview: ImportPreview | None = None
         self._way = TO_CLASS
@@ -47,6 +48,8 @@ class UploadDialog:
         self._foot.set_visibility(False)
         with self._body:
             DropZone(t, tickets, self._arrived, hint=t("upload.formats", size=t.size(tickets.limits.max_bytes)))
+            if self._task is Task.SEVERAL:
+                Text(t("upload.plus"), "tw-faint")
 
     async def _arrived(self, files: list[UploadedFile]) -> None:
         t = self._view.t
@@ -68,7 +71,8 @@ class UploadDialog:
         t, portal = self._view.t, self._view.portal
         sources = [(await portal.picture(each.map, 320), each) for each in preview.examples]
         labelled = any(group.label for group in preview.labels)
-        self._way = BY_LABEL if labelled and len(preview.labels) > 1 else TO_CLASS
+        several = len(preview.labels) > 1 or any(group.also for group in preview.labels)
+        self._way = BY_LABEL if labelled and several else TO_CLASS
         self._body.clear()
         self._foot.clear()
         self._foot.set_visibility(True)
@@ -110,7 +114,7 @@ class UploadDialog:
             Text(t("upload.by_label_text"), "tw-faint")
             with box("tw-row wrap tight"):
                 for group in preview.labels:
-                    name = group.class_name or self._class.name
+                    name = " + ".join((group.class_name or self._class.name, *group.also))
                     Text(f"{name} · {group.count:,}", "tw-chip")
         groups.set_visibility(self._way == BY_LABEL)
 

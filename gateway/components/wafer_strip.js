@@ -3,7 +3,7 @@ export default {
   template: `
     <div class="tw-strip" :class="{ 'one-line': oneLine }" role="list" :aria-label="label">
       <span v-for="(item, index) in items" :key="item.id" class="tw-thumb-cell" role="listitem">
-        <button type="button" class="tw-thumb" :class="{ marked: marked.includes(item.id) }" :style="tile(index, 56)"
+        <button type="button" class="tw-thumb" :class="marked.includes(item.id) ? (crossing ? 'crossed' : 'marked') : ''" :style="tile(index, 56)"
                 :aria-label="item.label" :aria-pressed="marking ? marked.includes(item.id) : null"
                 @click="$emit('pick', { id: item.id })" @mouseenter="show(index, $event)" @mouseleave="hovered = null"
                 @focus="show(index, $event)" @blur="hovered = null"></button>
@@ -14,7 +14,7 @@ export default {
         </button>
       </span>
       <Teleport to="body">
-        <div v-if="hovered !== null && items[hovered]" class="tw-hover" :style="place" aria-hidden="true"><div :style="tile(hovered, 190)"></div></div>
+        <div v-if="hovered !== null && items[hovered]" class="tw-hover" :style="place" aria-hidden="true"><div :style="tile(hovered, 190)"></div><p v-if="items[hovered].note">{{ items[hovered].note }}</p></div>
       </Teleport>
     </div>`,
   props: {
@@ -26,6 +26,7 @@ export default {
     deleteLabel: String,
     oneLine: Boolean,
     marking: Boolean,
+    crossing: Boolean,
     marked: { type: Array, default: () => [] },
   },
   data: () => ({ hovered: null, place: {} }),
@@ -41,11 +42,11 @@ export default {
     },
     show(index, event) {
       const place = event.target.getBoundingClientRect();
-      const above = place.top > 230;
+      const above = place.top > 260;
       this.hovered = index;
       this.place = {
         left: `${Math.min(Math.max(8, place.left - 75), window.innerWidth - 216)}px`,
-        top: above ? `${place.top - 216}px` : `${place.bottom + 8}px`,
+        top: above ? `${place.top - (this.items[index].note ? 244 : 216)}px` : `${place.bottom + 8}px`,
       };
     },
   },

@@ -16,12 +16,14 @@ class Thumb:
     Attributes:
         id: What the picture stands for.
         label: What it shows, for screen readers.
-        badge: One or two letters over the picture; empty for none.
+        badge: A few letters over the picture; empty for none.
+        note: What is said below the enlarged picture; empty for nothing.
     """
 
     id: str
     label: str
     badge: str = ""
+    note: str = ""
 
 
 class WaferStrip(Element, component="wafer_strip.js"):
@@ -36,7 +38,8 @@ class WaferStrip(Element, component="wafer_strip.js"):
         on_remove: Called with the id of a picture whose cross is clicked; absent: no crosses.
         delete_label: Name of the cross.
         one_line: Whether to scroll sideways instead of wrapping.
-        marking: Whether clicking marks pictures (see `cross_out`).
+        marking: Whether clicking marks pictures (see `mark_only`).
+        crossing: Whether marked pictures are crossed out instead of framed.
     """
 
     def __init__(
@@ -51,11 +54,14 @@ class WaferStrip(Element, component="wafer_strip.js"):
         delete_label: str = "",
         one_line: bool = False,
         marking: bool = False,
+        crossing: bool = False,
     ) -> None:
         super().__init__()
         self.props.update(
             {
-                "items": [{"id": each.id, "label": each.label, "badge": each.badge} for each in thumbs],
+                "items": [
+                    {"id": each.id, "label": each.label, "badge": each.badge, "note": each.note} for each in thumbs
+                ],
                 "sheet": sheet,
                 "columns": columns,
                 "rows": -(-len(thumbs) // columns),
@@ -63,6 +69,7 @@ class WaferStrip(Element, component="wafer_strip.js"):
                 "delete-label": delete_label if on_remove else "",
                 "one-line": one_line,
                 "marking": marking,
+                "crossing": crossing,
                 "marked": [],
             }
         )
@@ -70,7 +77,7 @@ class WaferStrip(Element, component="wafer_strip.js"):
         if on_remove is not None:
             self.on("remove", lambda event: on_remove(str(event.args["id"])))
 
-    def cross_out(self, ids: Sequence[str]) -> None:
-        """Crosses pictures out."""
+    def mark_only(self, ids: Sequence[str]) -> None:
+        """Marks exactly these pictures."""
         self.props["marked"] = list(ids)
         self.update()

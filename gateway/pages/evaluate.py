@@ -22,10 +22,25 @@ from gateway.components.base import (
 )
 from gateway.components.frame import View, begin, empty_state, find_project, frame
 from gateway.portal import Portal
-from gateway.values import EvaluationView, JobState, Project, TrainingRun
-from gateway.views.evaluation import MatrixCell, class_sentence, matrix_rows, score_rows, summary_sentences
+from gateway.values import EvaluationView, JobState, Project, Task, TrainingRun
+from gateway.views.evaluation import (
+    MatrixCell,
+    class_sentence,
+    figures,
+    matrix_rows,
+    score_rows,
+    summary_sentences,
+)
 
 SHOWN_WAFERS = 60
+_QUESTION = tuple((each, each) for each in ("found", "missed", "false_alarms", "recall", "precision", "f1"))
+_HELD = (("wafers", "wafers"), ("lots", "lots"))
+COLUMNS = {
+    Task.SINGLE: _QUESTION + _HELD,
+    Task.SEVERAL: _QUESTION + _HELD,
+    Task.NORMAL: (("right", "found"), ("wrong", "missed"), ("share_right", "recall"), *_HELD),
+}
+"""Name and field of the columns of the table, for each type of project."""
 
 
 def register(portal: Portal) -> None:
@@ -72,7 +87,8 @@ class _Evaluation:
                 self._head(scores)
                 self._figures(scores)
                 self._table(scores)
-                self._matrix(scores)
+                if scores.evaluation.confusion:
+                    self._matrix(scores)
 
     def _head(self, scores: EvaluationView) -> None:
         t, run, evaluation = self._view.t, self._run, scores.evaluation
@@ -98,17 +114,9 @@ class _Evaluation:
                 note(t("evaluate.no_test"), "warn")
 
     def _figures(self, scores: EvaluationView) -> None:
-        t, evaluation = self._view.t, scores.evaluation
-        interval = evaluation.macro_f1_interval
-        range_text = t("evaluate.interval", low=t.score(interval.low), high=t.score(interval.high))
-        figures = [
-            ("macro_f1", t.score(evaluation.macro_f1), range_text),
-            ("accepted_share", t.percent(evaluation.accepted_share), t("evaluate.accepted_share_help")),
-            ("accepted_error", t.percent(evaluation.accepted_error, 1), t("evaluate.accepted_error_help")),
-            ("accuracy", t.percent(evaluation.accuracy, 1), t("evaluate.accuracy_help")),
-        ]
+        t = self._view.t
         with box("tw-figures", tag="section"):
-            for key, value, text in figures:
+            for key, value, text in figures(t, scores):
                 with box("tw-figure") as figure:
                     Text(t(f"evaluate.{key}"), "tw-label", tag="div")
                     Text(value, "value", tag="div")
@@ -117,26 +125,30 @@ class _Evaluation:
                     set_attributes(figure, title=t(f"evaluate.{key}_help"))
 
     def _table(self, scores: EvaluationView) -> None:
-        t = self._view.t
-        columns = ("found", "missed", "false_alarms", "recall", "precision", "f1", "wafers", "lots")
-        headers = [(t("evaluate.class"), ""), *((t(f"evaluate.{each}"), "num") for each in columns)]
+        t, task = self._view.t, scores.evaluation.task
+        columns = COLUMNS[task]
+        title = t("evaluate.per_pattern" if task is Task.SEVERAL else "evaluate.per_class")
+        headers = [(t("evaluate.class"), ""), *((t(f"evaluate.{key}"), "num") for key, _ in columns)]
         by_id = {score.class_id: score for score in scores.evaluation.classes}
+        rows = score_rows(t, scores)
         with box("tw-stack", tag="section"):
-            heading(t("evaluate.per_class"), 2)
-            with table(headers, t("evaluate.per_class")):
-                for row in score_rows(t, scores):
-                    with box(tag="tr", title=class_sentence(t, by_id[row.class_id], row.name)):
+            heading(title, 2)
+            if task is not Task.SINGLE:
+                Text(t(f"evaluate.per_class_{task.value}"), "tw-soft")
+            with table(headers, title):
+                for row in rows:
+                    with box(tag="tr", title=class_sentence(t, scores, by_id[row.class_id], row.name)):
                         with box(tag="td"), box("tw-row tight"):
                             dot(row.colour)
                             Text(row.name, tag="strong")
-                        for value in (row.found, row.missed, row.false_alarms):
-                            cell(value, "num")
-                        with box("num", tag="td"):
-                            Text(row.recall)
-                            Text(f" {row.interval}", "tw-faint")
-                        for value in (row.precision, row.f1, row.wafers, row.lots):
-                            cell(value, "num")
-            if any(row.few for row in score_rows(t, scores)):
+                        for _, field in columns:
+                            if field == "recall":
+                                with box("num", tag="td"):
+                                    Text(row.recall)
+                                    Text(f" {row.interval}", "tw-faint")
+                            else:
+                                cell(getattr(row, field), "num")
+            if any(row.few for row in rows):
                 Text(t("evaluate.few_note"), "tw-faint")
 
     def _matrix(self, scores: EvaluationView) -> None:

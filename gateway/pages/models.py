@@ -7,7 +7,7 @@ from nicegui import ui
 from gateway.components.base import Text, box, button, cell, chip, heading, link, note, paragraph, table
 from gateway.components.frame import View, begin, empty_state, find_project, frame
 from gateway.portal import Portal
-from gateway.values import JobState, ModelState, ModelVersion, Project, TrainingRun
+from gateway.values import JobState, ModelState, ModelVersion, Project, Task, TrainingRun
 from gateway.views.models import STATE_TONES, python_snippet, service_text
 from gateway.views.projects import problem_text
 
@@ -95,7 +95,7 @@ class _Models:
             headers = [
                 (t("models.version"), ""),
                 (t("models.published"), ""),
-                (t("models.score"), "num"),
+                (t("models.score_normal" if self._project.task is Task.NORMAL else "models.score"), "num"),
                 (t("models.state"), ""),
                 (t("models.service"), ""),
                 ("", "actions"),

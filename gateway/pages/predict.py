@@ -29,12 +29,14 @@ from gateway.components.drop_zone import DropZone
 from gateway.components.frame import View, begin, empty_state, find_project, frame
 from gateway.portal import Portal
 from gateway.uploads import UploadedFile
-from gateway.values import Answer, Board, FileAnswers, UploadFile
+from gateway.values import Answer, Board, FileAnswers, Task, UploadFile
 from gateway.views.predictions import (
     DECISION_TONES,
+    answer_name,
     by_doubt,
     decision_advice,
     decision_text,
+    shows_several,
     summarise,
     to_csv,
     to_json,
@@ -106,7 +108,7 @@ class Prediction:
         t, shelf = self._view.t, self._view.portal.shelf
         csv, json = await asyncio.gather(asyncio.to_thread(to_csv, result), asyncio.to_thread(to_json, result))
         answers = by_doubt(result.answers)
-        summary = summarise(answers)
+        summary = summarise(t, answers)
         name = f"{self._board.project.name}-v{result.version}"
         self._place.clear()
         with self._place:
@@ -176,13 +178,22 @@ class Prediction:
                     with box(tag="td").style("width:64px"):
                         self._thumb(answer, source)
                     cell(wafer_name(answer)).style("white-space:normal;overflow-wrap:anywhere;min-width:120px")
-                    with box(tag="td"):
-                        chip(answer.name or "–", colour=self._colour(answer.name))
+                    with box(tag="td"), box("tw-row tight wrap"):
+                        self._answer_chips(answer)
                     cell(t.percent(answer.probability), "num")
                     with box(tag="td"):
                         chip(decision_text(t, answer.decision), DECISION_TONES[answer.decision])
                     novelty = cell(f"{answer.novelty:.2f}", "num")
                     novelty.props["title"] = t("predict.novelty_help")
+
+    def _answer_chips(self, answer: Answer) -> None:
+        """What a wafer shows: a chip for each of several patterns."""
+        if shows_several(answer):
+            for each in answer.patterns:
+                chip(f"{each.name} {self._view.t.percent(each.probability)}", colour=each.colour)
+        else:
+            name = answer_name(self._view.t, answer)
+            chip(name or "–", colour=self._colour(name))
 
     def _thumb(self, answer: Answer, source: str) -> Element:
         name = wafer_name(answer)
@@ -199,7 +210,7 @@ class Prediction:
                 with box("tw-wafer-tile", tag="button", type="button") as tile:
                     image(source, t("wafer.image", name=wafer_name(answer)))
                     with box("tw-row between tight"):
-                        Text(answer.name, "tw-clip", tag="strong")
+                        Text(answer_name(t, answer), "tw-clip", tag="strong")
                         Text(t.percent(answer.probability), "tw-faint tw-number")
                     Text(decision_text(t, answer.decision), "tw-faint tw-clip")
                 tile.on("click", lambda answer=answer: self._open(answer), args=[])
@@ -213,13 +224,18 @@ class Prediction:
         with body, box("tw-row wrap").style("align-items:flex-start;gap:24px"):
             image(source, t("wafer.image", name=wafer_name(answer)), "tw-wafer").style("width:300px")
             with box("tw-stack tw-grow").style("min-width:240px"):
-                chip(decision_text(t, answer.decision), DECISION_TONES[answer.decision])
+                with box("tw-row tight wrap"):
+                    chip(decision_text(t, answer.decision), DECISION_TONES[answer.decision])
+                    if answer.task is not Task.SINGLE:
+                        self._answer_chips(answer)
                 Text(decision_advice(t, answer), "tw-soft")
                 with box("tw-bars"):
                     for each in answer.probabilities:
                         Text(each.name, "tw-clip")
                         set_share(bar(each.probability, each.name), each.probability, each.colour)
                         Text(t.percent(each.probability), "num")
+                if answer.task is Task.SEVERAL:
+                    Text(t("try.bars_several"), "tw-faint")
                 Text(answer.source_name, "tw-faint").style("overflow-wrap:anywhere")
 
     def _colour(self, name: str) -> str:

@@ -12,7 +12,7 @@ from gateway.components.training_card import TrainingCard
 from gateway.components.try_card import TryCard
 from gateway.components.wires import Wires
 from gateway.portal import Portal
-from gateway.values import Board, ClassCard
+from gateway.values import Board, ClassCard, Task
 
 
 def register(portal: Portal) -> None:
@@ -64,6 +64,9 @@ class Classes:
 
     def _show(self, board: Board) -> None:
         names = tuple(card.wafer_class.class_id + card.wafer_class.name for card in board.cards)
+        if board.project.task is Task.SEVERAL:
+            # What a wafer shows beside a class changes the badges on the card of that class, but no count of it.
+            names += (board.project.changed_at.isoformat(),)
         present = {card.wafer_class.class_id for card in board.cards}
         for class_id in [each for each in self._cards if each not in present]:
             self._cards.pop(class_id)[2].delete()

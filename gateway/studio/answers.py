@@ -13,7 +13,7 @@ from gateway.catalogue import classes, projects, wafers
 from gateway.studio.desk import Desk
 from gateway.studio.intake import read_files
 from gateway.studio.neighbours import MAX_NEIGHBOURS, TaughtWafers
-from gateway.values import Answer, Answers, ClassProbability, FileAnswers, Neighbour, PredictorAnswer, UploadFile
+from gateway.values import Answer, Answers, ClassProbability, FileAnswers, Neighbour, PredictorAnswer, Task, UploadFile
 from services.common.errors import InvalidArgumentError
 from services.common.wafer_map import WaferMap
 
@@ -56,9 +56,14 @@ class AnswersRoom:
         near: list[tuple[Neighbour, ...]] = [()] * len(maps)
         if neighbours > 0:
             near = await self._neighbours.of(model_id, told_version, told, min(neighbours, MAX_NEIGHBOURS))
-        faces = await self._desk.read(lambda connection: class_faces(connection, model_id))
+
+        def known(connection: Connection) -> tuple[Task, dict[str, tuple[str, str]]]:
+            project = projects.by_model(connection, model_id)
+            return Task.SINGLE if project is None else project.task, class_faces(connection, model_id)
+
+        task, faces = await self._desk.read(known)
         answers = tuple(
-            _answer(wafer, each, faces, nearest) for wafer, each, nearest in zip(maps, told, near, strict=True)
+            _answer(task, wafer, each, faces, nearest) for wafer, each, nearest in zip(maps, told, near, strict=True)
         )
         return Answers(model_id, told_version, answers)
 
@@ -122,12 +127,21 @@ def class_faces(connection: Connection, model_id: str) -> dict[str, tuple[str, s
 
 
 def _answer(
-    wafer: WaferMap, told: PredictorAnswer, faces: dict[str, tuple[str, str]], nearest: tuple[Neighbour, ...]
+    task: Task,
+    wafer: WaferMap,
+    told: PredictorAnswer,
+    faces: dict[str, tuple[str, str]],
+    nearest: tuple[Neighbour, ...],
 ) -> Answer:
     """Returns an answer in the project's present names and colours."""
 
     def face(class_id: str, taught_name: str) -> tuple[str, str]:
         return faces.get(class_id, (taught_name, UNKNOWN_COLOUR))
+
+    def each(told: Sequence[tuple[str, str, float]]) -> tuple[ClassProbability, ...]:
+        return tuple(
+            ClassProbability(class_id, *face(class_id, name), probability) for class_id, name, probability in told
+        )
 
     return Answer(
         map=wafer,
@@ -136,11 +150,10 @@ def _answer(
         class_id=told.class_id,
         name=face(told.class_id, told.name)[0],
         probability=told.probability,
-        probabilities=tuple(
-            ClassProbability(class_id, *face(class_id, name), probability)
-            for class_id, name, probability in told.probabilities
-        ),
+        probabilities=each(told.probabilities),
         novelty=told.novelty,
+        task=task,
+        patterns=each(told.patterns),
         heat=told.heat,
         neighbours=nearest,
         problem=told.problem,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 
-from gateway.catalogue import runs
+from sqlalchemy import Connection
+
+from gateway.catalogue import classes, projects, runs
+from gateway.catalogue.patterns import NONE, guess_pattern
 from gateway.studio.answers import UNKNOWN_COLOUR, class_faces
 from gateway.studio.desk import Desk
 from gateway.studio.minder import require_success
 from gateway.studio.run_records import training_run
-from gateway.values import CellWafer, Evaluation, EvaluationView, TrainingRun
+from gateway.values import CellWafer, Evaluation, EvaluationView, Task, TrainingRun
 from services.common.dataset import DatasetWafer, Split, open_dataset
 from services.common.errors import FailedPreconditionError, NotFoundError
 from services.common.wafer_map import WaferMap
@@ -39,7 +42,10 @@ class EvaluationRoom:
         run = await self._run(run_id)
         part, scores = _part(run, part)
         faces = await self._desk.read(lambda connection: class_faces(connection, run.model_id))
+        normal = await self._desk.read(lambda connection: _normal_of(connection, run.model_id, scores))
         judged = sorted((each for each in scores.classes if each.wafers), key=lambda each: each.f1)
+        if scores.task is Task.NORMAL:
+            judged = sorted((each for each in judged if each.class_id != normal), key=lambda each: each.recall)
         return EvaluationView(
             run_id=run_id,
             part=part,
@@ -49,6 +55,7 @@ class EvaluationRoom:
             has_test=run.result is not None and run.result.test is not None,
             best_found=judged[-1].class_id if judged else "",
             worst_found=judged[0].class_id if judged else "",
+            normal_id=normal,
         )
 
     async def cell(
@@ -115,6 +122,17 @@ class EvaluationRoom:
             CellWafer(wafer.wafer_id, wafer.class_id, answer.class_id, answer.probability, wafer.lot)
             for wafer, answer in zip(taught, told, strict=True)
         )
+
+
+def _normal_of(connection: Connection, model_id: str, scores: Evaluation) -> str:
+    """Returns the id of the class of wafers without a pattern, "" when the model knows none."""
+    project = projects.by_model(connection, model_id)
+    present = {} if project is None else {each.class_id: each for each in classes.live(connection, project.project_id)}
+    for each in scores.classes:
+        known = present.get(each.class_id)
+        if known.none if known else guess_pattern(each.name) == NONE:
+            return each.class_id
+    return ""
 
 
 def _part(run: TrainingRun, part: str) -> tuple[str, Evaluation]:

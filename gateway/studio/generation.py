@@ -53,7 +53,7 @@ class GenerationRoom:
             InvalidArgumentError: Nothing is asked for, or a setting is out of range.
             FailedPreconditionError: A class has no wafer in training (reason NO_PARENTS), or fewer than 20 for a
                 learned generator (reason TOO_FEW_WAFERS); a learned generator where wafers show several patterns
-                (reason LEARNED_ONE_PATTERN); another class where only normal wafers teach (reason ONLY_NORMAL_TEACHES).
+                (reason LEARNED_ONE_PATTERN); anything where only normal wafers teach (reason ONLY_REAL_TEACH).
             UnavailableError: The generator cannot be reached.
         """
         if not requests:
@@ -191,6 +191,13 @@ class GenerationRoom:
 def _check_classes(connection: Connection, project_id: str, requests: Sequence[GenerationRequest]) -> None:
     """Refuses what cannot be made of a class; raises as `GenerationRoom.start`."""
     project = projects.get(connection, project_id)
+    if project.task is Task.NORMAL:
+        raise FailedPreconditionError(
+            "Expected a project that teaches patterns. Received: one that only real, normal wafers teach, which would "
+            "not use generated ones.",
+            subject=f"projects/{project_id}",
+            reason="ONLY_REAL_TEACH",
+        )
     present = {each.class_id: each for each in classes.live(connection, project_id)}
     counts = wafers.own_counts(connection, project_id)
     for request in requests:
@@ -203,13 +210,6 @@ def _check_classes(connection: Connection, project_id: str, requests: Sequence[G
                 "draws one pattern only.",
                 subject=f"classes/{found.class_id}",
                 reason="LEARNED_ONE_PATTERN",
-            )
-        if project.task is Task.NORMAL and not found.none:
-            raise FailedPreconditionError(
-                f"Expected the class of normal wafers, which alone teach in this project. Received: {found.name!r}.",
-                subject=f"classes/{found.class_id}",
-                reason="ONLY_NORMAL_TEACHES",
-                metadata={"name": found.name},
             )
         real = counts[request.class_id].real if request.class_id in counts else 0
         needed = LEARNED_FLOOR if request.method is Method.LEARNED else 1

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from gateway.catalogue import runs
 from gateway.catalogue.runs import RunRow
-from gateway.values import Evaluation, GenerationRequest, GenerationRun, Problem, TrainingOptions, TrainingRun
+from gateway.values import Evaluation, GenerationRequest, GenerationRun, Problem, Task, TrainingOptions, TrainingRun
 
 PROBLEM: TypeAdapter[Problem] = TypeAdapter(Problem)
 TRAINING: TypeAdapter[TrainingRun] = TypeAdapter(TrainingRun)
@@ -56,9 +56,16 @@ def generation_run(row: RunRow) -> GenerationRun:
 
 
 def score(run: TrainingRun) -> float | None:
-    """Returns the macro-F1 by which a training is judged: on the locked test, else on the tune wafers."""
+    """Returns the figure by which a training is judged, on the locked test, else on the tune wafers.
+
+    It is the macro-F1; where only normal wafers teach, the AUROC, and None without wafers of other classes.
+    """
     judged: Evaluation | None = None if run.result is None else run.result.test or run.result.tune
-    return None if judged is None else judged.macro_f1
+    if judged is None:
+        return None
+    if judged.task is Task.NORMAL:
+        return judged.auroc or None
+    return judged.macro_f1
 
 
 def dumped(adapter: TypeAdapter[Any], value: Any) -> Any:

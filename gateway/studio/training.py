@@ -23,6 +23,7 @@ from gateway.values import (
     ModelPublished,
     Problem,
     PublishFailed,
+    Task,
     TrainingEvent,
     TrainingOptions,
     TrainingRun,
@@ -63,7 +64,8 @@ class TrainingRoom:
             freeze, self._desk.catalogue, self._desk.store, project_id, chosen.seed
         )
         project = await self._desk.read(lambda connection: projects.get(connection, project_id))
-        generated = [frozen.generated_dataset_id] if frozen.generated_dataset_id and chosen.use_generated else []
+        use_generated = chosen.use_generated and project.task is not Task.NORMAL
+        generated = [frozen.generated_dataset_id] if frozen.generated_dataset_id and use_generated else []
         request = request_id or new_id()
         run = await self._desk.clients.trainer.create(
             frozen.dataset_id,

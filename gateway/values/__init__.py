@@ -27,7 +27,6 @@ from gateway.values.projects import (
     Project,
     ProjectState,
     ProjectSummary,
-    Task,
     TrashedProject,
     WaferClass,
 )
@@ -66,6 +65,7 @@ from gateway.values.uploads import (
     UploadFile,
 )
 from gateway.values.wafers import Added, Sprite, WaferDetail, WaferInfo, WaferPage
+from services.common.task import Task
 
 __all__ = [
     "ENDED",

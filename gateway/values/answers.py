@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from gateway.values.common import Problem
 from gateway.values.uploads import SkippedEntry
+from services.common.task import Task
 from services.common.wafer_map import WaferMap
 
 
@@ -53,6 +54,7 @@ class PredictorAnswer:
         name: Its name when it was taught.
         probability: Its probability, 0 to 1.
         probabilities: Id, name and probability of each class, best first.
+        patterns: Id, name and probability of each pattern that the wafer shows, most probable first.
         novelty: Over 1: unlike anything taught.
         heat: uint8 (rows, columns), or None.
         embedding: float32 (D,) of unit length, or None.
@@ -64,6 +66,7 @@ class PredictorAnswer:
     name: str = ""
     probability: float = 0.0
     probabilities: tuple[tuple[str, str, float], ...] = ()
+    patterns: tuple[tuple[str, str, float], ...] = ()
     novelty: float = 0.0
     heat: NDArray[np.uint8] | None = None
     embedding: NDArray[np.float32] | None = None
@@ -96,8 +99,10 @@ class Answer:
         class_id: Most probable class; "" when it failed.
         name: Its name.
         probability: Its probability, 0 to 1.
-        probabilities: All classes, best first.
+        probabilities: All classes, best first. Where wafers show several patterns, each stands for itself.
         novelty: About 0 at the centre of what was taught, over 1 unlike anything taught.
+        task: What the model tells.
+        patterns: Patterns that the wafer shows, most probable first; empty when it shows none.
         heat: uint8 (rows, columns), 255 where the dies spoke loudest for the class; None unless asked for.
         neighbours: Nearest taught wafers, nearest first; empty unless asked for.
         problem: Why it failed.
@@ -111,6 +116,8 @@ class Answer:
     probability: float
     probabilities: tuple[ClassProbability, ...]
     novelty: float
+    task: Task = Task.SINGLE
+    patterns: tuple[ClassProbability, ...] = ()
     heat: NDArray[np.uint8] | None = None
     neighbours: tuple[Neighbour, ...] = ()
     problem: Problem | None = None

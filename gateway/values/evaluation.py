@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from services.common.task import Task
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:
@@ -17,13 +19,16 @@ class Interval:
 class ClassScore:
     """Score of one class.
 
+    Where wafers show several patterns, a row answers one yes/no question: does the wafer show this pattern? Where only
+    normal wafers teach, the row of the normal class tells how many pass, and the others how many were noticed.
+
     Attributes:
         class_id: Stable id.
         name: Name when the data set was frozen.
         wafers: Wafers of the class.
         lots: Lots of those wafers.
         found: Wafers of the class that were found.
-        false_alarms: Wafers of other classes that were called this class.
+        false_alarms: Wafers of other classes that were called this class; 0 for classes that are only noticed.
         recall: found / wafers.
         recall_interval: 95 % Wilson interval of recall.
         precision: found / (found + false_alarms).
@@ -56,12 +61,15 @@ class Evaluation:
         lots: Lots they come from.
         macro_f1: Mean of the classes' F1, 0 to 1.
         macro_f1_interval: 95 % interval by bootstrap over lots.
-        accuracy: Share of wafers whose class is right, 0 to 1.
+        accuracy: Share of wafers whose class, or whose whole set of patterns, is right, 0 to 1.
         classes: One score a class, in the order of the model's classes.
-        confusion: Row by row, counts [true][predicted].
+        confusion: Row by row, counts [true][predicted]; () except for one pattern per wafer.
         accepted_share: Share of wafers sure enough to use without a look, 0 to 1.
         accepted_error: Share of those whose class is wrong, 0 to 1.
         calibration_error: Expected calibration error, 0 to 1.
+        task: What the model tells.
+        auroc: Where only normal wafers teach, the chance that a normal wafer gets a higher probability of being normal
+            than another one; 0 without wafers of other classes.
     """
 
     wafers: int
@@ -74,6 +82,28 @@ class Evaluation:
     accepted_share: float
     accepted_error: float
     calibration_error: float
+    task: Task = Task.SINGLE
+    auroc: float = 0.0
+
+    @property
+    def right(self) -> int:
+        """Wafers whose class, or whose whole set of patterns, is right."""
+        return round(self.accuracy * self.wafers)
+
+    def normal_figures(self, normal_id: str) -> tuple[int, int, int, int]:
+        """Returns normal wafers that pass, all normal wafers, other wafers that were noticed, all other wafers.
+
+        Args:
+            normal_id: Id of the class of wafers without a pattern.
+        """
+        own = [each for each in self.classes if each.class_id == normal_id]
+        others = [each for each in self.classes if each.class_id != normal_id]
+        return (
+            sum(each.found for each in own),
+            sum(each.wafers for each in own),
+            sum(each.found for each in others),
+            sum(each.wafers for each in others),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +118,8 @@ class EvaluationView:
         names: Present name of each class id.
         has_test: Whether there is a locked test.
         best_found: Id of the class found best, "" when none has wafers.
-        worst_found: Id of the class with the lowest F1, "" when none has wafers.
+        worst_found: Id of the class with the lowest F1, or noticed least, "" when none has wafers.
+        normal_id: Id of the class of wafers without a pattern, "" when the model knows none.
     """
 
     run_id: str
@@ -99,6 +130,7 @@ class EvaluationView:
     has_test: bool
     best_found: str
     worst_found: str
+    normal_id: str
 
 
 @dataclass(frozen=True, slots=True)

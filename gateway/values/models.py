@@ -40,7 +40,8 @@ class ModelVersion:
         run_id: Training that made it; "" when unknown.
         classes: What it answers; empty while it is not loaded.
         published_at: When it was published; None when unknown.
-        score: Macro-F1 on the locked test, else on the tune wafers; None when unknown.
+        score: Macro-F1, or AUROC where only normal wafers teach, on the locked test, else on the tune wafers; None when
+            unknown.
         device: What runs it, as `CPUExecutionProvider`; "" while it is not loaded.
         wafers: Wafers answered since it was loaded.
         latency_ms: Median time of a request, milliseconds; 0 before the first.

@@ -8,19 +8,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from services.common.task import Task
+
 if TYPE_CHECKING:
     from gateway.values.training import TrainingRun
-
-
-class Task(StrEnum):
-    """What the model of a project tells."""
-
-    SINGLE = "single"
-    """One pattern per wafer."""
-    SEVERAL = "several"
-    """Several patterns per wafer."""
-    NORMAL = "normal"
-    """Only normal wafers."""
 
 
 class ProjectState(StrEnum):
@@ -87,7 +78,8 @@ class ProjectSummary:
         classes: Its classes.
         wafers: Its wafers.
         state: Where it stands.
-        score: Macro-F1 of its newest model on the locked test, or on the tune wafers when it has no test; None before.
+        score: Macro-F1 of its newest model, or AUROC where only normal wafers teach, on the locked test, or on the tune
+            wafers when it has no test; None before.
     """
 
     project: Project

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.i18n import Messages
-from gateway.values import ClassScore, EvaluationView
+from gateway.values import ClassScore, Evaluation, EvaluationView, Task
 
 FEW_WAFERS = 20
 """Below this many wafers of a class the interval is too wide to lean on."""
@@ -52,9 +52,14 @@ class MatrixCell:
 def summary_sentences(t: Messages, view: EvaluationView) -> list[str]:
     """Says how good the model is, words before numbers."""
     evaluation = view.evaluation
-    right = sum(row[index] for index, row in enumerate(evaluation.confusion))
-    sentences = [t("evaluate.overall", found=right, total=evaluation.wafers)]
+    sentences = [outcome_sentence(t, evaluation, view.normal_id)]
     scores = {score.class_id: score for score in evaluation.classes}
+    if evaluation.task is Task.NORMAL:
+        weakest = scores.get(view.worst_found)
+        if weakest is not None:
+            name = view.names.get(weakest.class_id, weakest.name)
+            sentences.append(t("evaluate.least_noticed", name=name, found=weakest.found, total=weakest.wafers))
+        return sentences
     for key, class_id in (("best_class", view.best_found), ("worst_class", view.worst_found)):
         score = scores.get(class_id)
         if score is not None and (key == "best_class" or class_id != view.best_found):
@@ -65,8 +70,55 @@ def summary_sentences(t: Messages, view: EvaluationView) -> list[str]:
     return sentences
 
 
-def class_sentence(t: Messages, score: ClassScore, name: str) -> str:
+def outcome_sentence(t: Messages, evaluation: Evaluation, normal_id: str) -> str:
+    """Says how many wafers are right, in the words of the type of project.
+
+    Args:
+        t: Texts.
+        evaluation: The scores.
+        normal_id: Id of the class of wafers without a pattern; "" when the model knows none.
+    """
+    if evaluation.task is Task.SEVERAL:
+        return t("evaluate.overall_several", found=evaluation.right, total=evaluation.wafers)
+    if evaluation.task is Task.SINGLE:
+        return t("evaluate.overall", found=evaluation.right, total=evaluation.wafers)
+    passed, normal, noticed, others = evaluation.normal_figures(normal_id)
+    if not others:
+        return t("evaluate.overall_normal_alone", found=passed, total=normal)
+    return t("evaluate.overall_normal", found=passed, total=normal, noticed=noticed, others=others)
+
+
+def figures(t: Messages, view: EvaluationView) -> list[tuple[str, str, str]]:
+    """Returns the figures of the whole set: key of the name, value, and what it means."""
+    evaluation = view.evaluation
+    if evaluation.task is Task.NORMAL:
+        passed, normal, noticed, others = evaluation.normal_figures(view.normal_id)
+        found = [("normal_pass", t.percent(passed / normal, 1) if normal else "–", t("evaluate.normal_pass_help"))]
+        if others:
+            found.append(("noticed", t.percent(noticed / others, 1), t("evaluate.noticed_help")))
+            found.append(("auroc", t.score(evaluation.auroc), t("evaluate.auroc_help")))
+        return found
+    interval = evaluation.macro_f1_interval
+    several = evaluation.task is Task.SEVERAL
+    exact = "accuracy_several" if several else "accuracy"
+    found = [
+        (
+            "macro_f1",
+            t.score(evaluation.macro_f1),
+            t("evaluate.interval", low=t.score(interval.low), high=t.score(interval.high)),
+        ),
+        ("accepted_share", t.percent(evaluation.accepted_share), t("evaluate.accepted_share_help")),
+        ("accepted_error", t.percent(evaluation.accepted_error, 1), t("evaluate.accepted_error_help")),
+        (exact, t.percent(evaluation.accuracy, 1), t(f"evaluate.{exact}_help")),
+    ]
+    return [found[-1], *found[:-1]] if several else found
+
+
+def class_sentence(t: Messages, view: EvaluationView, score: ClassScore, name: str) -> str:
     """Says how one class is found: `Found 18 of 20 Scratch; called 3 other wafers Scratch`."""
+    if view.evaluation.task is Task.NORMAL:
+        key = "pass_sentence" if score.class_id == view.normal_id else "noticed_sentence"
+        return t(f"evaluate.{key}", found=score.found, total=score.wafers, name=name)
     found = t("evaluate.found_sentence", found=score.found, total=score.wafers, name=name)
     alarms = score.false_alarms
     others = t("evaluate.false_sentence", n=alarms, name=name) if alarms else t("evaluate.no_false")

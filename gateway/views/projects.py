@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from gateway.i18n import Messages
@@ -68,11 +69,35 @@ def server_text(t: Messages, state: ServerState) -> str:
     return t("server.down", names=", ".join(away)) if away else t("server.ok")
 
 
-def wafer_label(t: Messages, info: WaferInfo, number: int) -> str:
-    """Names a wafer for screen readers: its number and how it came into being, and lot and wafer where known."""
-    text = t("wafer.enlarge", number=number, origin=t(f"origin.{info.origin.value}"))
-    identity = " ".join(part for part in (info.lot, info.wafer) if part)
-    return f"{text}, {identity}" if identity else text
+def wafer_label(t: Messages, info: WaferInfo, number: int, further: Sequence[str] = ()) -> str:
+    """Names a wafer for screen readers: its number and how it came into being, and what else is known.
+
+    Args:
+        t: Texts.
+        info: The wafer.
+        number: Its place in the list, from 1.
+        further: Names of the classes that it shows beside the one on whose card it lies.
+    """
+    parts = [t("wafer.enlarge", number=number, origin=t(f"origin.{info.origin.value}"))]
+    parts += [" ".join(part for part in (info.lot, info.wafer) if part)]
+    parts += [t("wafer.also", names=", ".join(further))] if further else []
+    return ", ".join(part for part in parts if part)
+
+
+def further_names(info: WaferInfo, class_id: str, names: Mapping[str, str]) -> list[str]:
+    """Names the classes that a wafer shows beside the one on whose card it lies.
+
+    Args:
+        info: The wafer.
+        class_id: The class of the card.
+        names: Name of each class id.
+    """
+    return [names[each] for each in (info.class_id, *info.also) if each != class_id and each in names]
+
+
+def wafer_badge(info: WaferInfo, further: Sequence[str]) -> str:
+    """Returns the letters over the picture of a wafer: G for a generated one, how many further classes it shows."""
+    return " ".join(part for part in ("G" if info.generated else "", f"+{len(further)}" if further else "") if part)
 
 
 def can_try(board: Board) -> bool:

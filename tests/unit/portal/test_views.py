@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -34,14 +35,34 @@ from gateway.values import (
     Realism,
     SkippedEntry,
     StageStarted,
+    Task,
+    WaferInfo,
 )
-from gateway.views.evaluation import class_sentence, matrix_rows, score_rows, summary_sentences
+from gateway.views.evaluation import class_sentence, figures, matrix_rows, score_rows, summary_sentences
 from gateway.views.generation import realism_sentences
 from gateway.views.models import python_snippet
-from gateway.views.predictions import by_doubt, decision_advice, decision_chip, summarise, to_csv, to_json
-from gateway.views.projects import change_text, counts_text, gate_text, health_text, problem_text
+from gateway.views.predictions import (
+    answer_name,
+    by_doubt,
+    decision_advice,
+    decision_chips,
+    summarise,
+    to_csv,
+    to_json,
+)
+from gateway.views.projects import (
+    change_text,
+    counts_text,
+    further_names,
+    gate_text,
+    health_text,
+    problem_text,
+    wafer_badge,
+    wafer_label,
+)
 from gateway.views.training import TrainingProgress, curve_options
 from gateway.views.uploads import preview_lines
+from services.common.dataset import Origin
 from services.common.errors import InvalidArgumentError
 from services.common.wafer_map import WaferIdentity, WaferMap
 
@@ -66,6 +87,8 @@ def test_counts_name_only_what_there_is():
         ("imbalance", {"wafers": 7, "ratio": 25, "largest": "none"}),
         ("only_generated", {"wafers": 7}),
         ("disabled", {}),
+        ("optional", {"wafers": 0}),
+        ("only_measures", {"wafers": 7}),
         ("good", {"wafers": 60}),
     ],
 )
@@ -80,6 +103,8 @@ def test_every_note_about_a_class_can_be_said(t, key, params):
 def test_a_grey_button_says_why():
     assert gate_text(EN, Gate(True)) == ""
     assert "So far: 1" in gate_text(EN, Gate(False, "few_classes", {"needed": 2, "classes": 1}))
+    few = Gate(False, "few_normal", {"name": "none", "wafers": 3, "needed": 20})
+    assert gate_text(EN, few) == "none has 3 of the 20 normal wafers that are needed."
 
 
 def test_changes_are_said_with_names_and_numbers():
@@ -158,7 +183,23 @@ def scores():
     classes = (score("a", 20, 18, 3), score("b", 10, 7, 2), score("c", 0, 0, 0))
     confusion = ((18, 2, 0), (3, 7, 0), (0, 0, 0))
     evaluation = Evaluation(30, 9, 0.8, Interval(0.7, 0.9), 25 / 30, classes, confusion, 0.9, 0.02, 0.05)
-    return EvaluationView("r", "test", evaluation, {"a": "#111111"}, {"a": "Scratch"}, True, "a", "b")
+    return EvaluationView("r", "test", evaluation, {"a": "#111111"}, {"a": "Scratch"}, True, "a", "b", "c")
+
+
+@pytest.fixture
+def several():
+    classes = (score("a", 60, 55, 3), score("b", 40, 30, 2), score("none", 50, 48, 4))
+    evaluation = Evaluation(200, 9, 0.8, Interval(0.7, 0.9), 0.9, classes, (), 0.9, 0.02, 0.05, task=Task.SEVERAL)
+    return EvaluationView("r", "test", evaluation, {}, {"a": "Scratch"}, True, "a", "b", "none")
+
+
+@pytest.fixture
+def normal():
+    classes = (score("none", 200, 198, 5), score("a", 40, 38, 0), score("b", 10, 7, 0))
+    evaluation = Evaluation(
+        250, 9, 0.8, Interval(0.7, 0.9), 0.97, classes, (), 0.9, 0.02, 0.05, task=Task.NORMAL, auroc=0.987
+    )
+    return EvaluationView("r", "test", evaluation, {}, {"b": "Scratch"}, True, "a", "b", "none")
 
 
 def test_words_come_before_numbers(scores):
@@ -167,7 +208,42 @@ def test_words_come_before_numbers(scores):
     assert sentences[1] == "Best: Scratch, 18 of 20 found."
     assert sentences[2] == "Weakest: b, 7 of 10 found."
     first = scores.evaluation.classes[0]
-    assert class_sentence(EN, first, "Scratch") == "Found 18 of 20 Scratch; called 3 other wafers Scratch."
+    assert class_sentence(EN, scores, first, "Scratch") == "Found 18 of 20 Scratch; called 3 other wafers Scratch."
+
+
+def test_several_patterns_are_judged_as_a_whole_and_one_by_one(several):
+    sentences = summary_sentences(EN, several)
+    assert sentences[0] == "All patterns right on 180 of 200 wafers."
+    assert sentences[1] == "Best: Scratch, 55 of 60 found."
+    assert summary_sentences(KO, several)[0] == "웨이퍼 200장 중 180장에서 패턴을 모두 맞혔습니다."
+    assert figures(EN, several)[0][:2] == ("accuracy_several", "90.0%")
+    assert matrix_rows(EN, several) == []
+
+
+def test_only_normal_says_what_passes_and_what_is_noticed(normal):
+    sentences = summary_sentences(EN, normal)
+    assert sentences == [
+        "198 of 200 normal wafers pass; 45 of 50 other wafers were noticed.",
+        "Noticed least: Scratch, 7 of 10.",
+    ]
+    assert "정상 웨이퍼 200장 중 198장이 통과" in summary_sentences(KO, normal)[0]
+    assert [each[:2] for each in figures(EN, normal)] == [
+        ("normal_pass", "99.0%"),
+        ("noticed", "90.0%"),
+        ("auroc", "0.99"),
+    ]
+    first, second, _ = normal.evaluation.classes
+    assert class_sentence(EN, normal, first, "none") == "198 of 200 normal wafers pass."
+    assert class_sentence(EN, normal, second, "a") == "38 of 40 wafers of a were noticed."
+
+
+def test_without_other_wafers_nothing_is_said_about_noticing(normal):
+    alone = replace(normal, evaluation=replace(normal.evaluation, classes=normal.evaluation.classes[:1], auroc=0.0))
+    alone = replace(alone, best_found="", worst_found="")
+    assert summary_sentences(EN, alone) == [
+        "198 of 200 normal wafers pass. There are no other wafers to see what it notices."
+    ]
+    assert [each[0] for each in figures(EN, alone)] == ["normal_pass"]
 
 
 def test_rows_use_present_names_and_say_when_there_are_few_wafers(scores):
@@ -200,18 +276,72 @@ def test_the_most_doubtful_answers_come_first():
 
 
 def test_a_summary_counts_what_needs_a_look():
-    summary = summarise([answer(Decision.ACCEPTED), answer(Decision.NOT_SURE), answer(Decision.ACCEPTED, name="b")])
+    summary = summarise(EN, [answer(Decision.ACCEPTED), answer(Decision.NOT_SURE), answer(Decision.ACCEPTED, name="b")])
     assert (summary.total, summary.accepted, summary.look) == (3, 2, 1)
     assert summary.per_class == (("a", 2), ("b", 1))
 
 
 def test_a_class_is_named_only_where_the_model_is_sure():
-    assert decision_chip(EN, answer(Decision.ACCEPTED)) == ("a", "good")
-    assert decision_chip(EN, answer(Decision.NOT_SURE)) == ("Not sure", "warn")
-    assert decision_chip(EN, answer(Decision.UNKNOWN)) == ("Unlike anything taught", "warn")
+    assert decision_chips(EN, answer(Decision.ACCEPTED)) == [("a", "good", "#111111")]
+    assert decision_chips(EN, answer(Decision.NOT_SURE)) == [("Not sure", "warn", "")]
+    assert decision_chips(EN, answer(Decision.UNKNOWN)) == [("Unlike anything taught", "warn", "")]
     assert "probably a" in decision_advice(EN, answer(Decision.NOT_SURE))
     failed = answer(Decision.FAILED, problem=Problem("UNREADABLE", ""))
     assert decision_advice(EN, failed) == "damaged or not a wafer"
+
+
+def mixed(decision, *patterns, task=Task.SEVERAL):
+    shown = tuple(ClassProbability(name, name, "#222222", 0.97) for name in patterns)
+    return replace(answer(decision, name="Center"), task=task, patterns=shown)
+
+
+def test_each_of_several_patterns_has_a_chip():
+    both = mixed(Decision.ACCEPTED, "Center", "Scratch")
+    assert decision_chips(EN, both) == [("Center 97%", "good", "#222222"), ("Scratch 97%", "good", "#222222")]
+    assert answer_name(EN, both) == "Center + Scratch"
+    doubtful = mixed(Decision.NOT_SURE, "Scratch")
+    assert decision_chips(EN, doubtful) == [("Not sure", "warn", ""), ("Scratch 97%", "", "#222222")]
+    assert decision_advice(EN, doubtful) == "Have a look: probably Scratch."
+    clean = mixed(Decision.ACCEPTED)
+    assert decision_chips(EN, clean) == [("No pattern", "good", "")]
+    assert answer_name(KO, clean) == "패턴 없음"
+    summary = summarise(EN, [both, doubtful, clean, mixed(Decision.FAILED)])
+    assert summary.per_class == (("Scratch", 2), ("Center", 1), ("No pattern", 1))
+
+
+def test_a_wafer_is_normal_or_unlike_the_normal_ones():
+    passes, stands_out = (mixed(each, task=Task.NORMAL) for each in (Decision.ACCEPTED, Decision.UNKNOWN))
+    assert decision_chips(EN, passes) == [("Normal", "good", "")]
+    assert decision_chips(EN, stands_out) == [("Unlike the normal wafers", "warn", "")]
+    assert decision_advice(KO, stands_out) == "확인이 필요합니다. 가르친 정상 웨이퍼와 다릅니다."
+    assert summarise(EN, [passes, stands_out, passes]).per_class == (("Normal", 2), ("Unlike the normal wafers", 1))
+
+
+def test_files_carry_the_patterns():
+    answers = (
+        mixed(Decision.ACCEPTED, "Center", "Scratch"),
+        mixed(Decision.ACCEPTED),
+        mixed(Decision.UNKNOWN, task=Task.NORMAL),
+    )
+    result = FileAnswers("m", 3, answers, (), 1.0)
+    rows = list(csv.DictReader(io.StringIO(to_csv(result).decode("utf-8-sig"))))
+    assert [(row["answer"], row["patterns"]) for row in rows] == [
+        ("Center+Scratch", "Center+Scratch"),
+        ("none", ""),
+        ("unlike_normal", ""),
+    ]
+    first = json.loads(to_json(result))["wafers"][0]
+    assert [each["name"] for each in first["patterns"]] == ["Center", "Scratch"]
+
+
+def test_a_badge_counts_the_further_classes_and_a_label_names_them():
+    info = WaferInfo("w", "p", "c", "L1", "", 0, 4, 4, 16, 2, Origin.VARIATION, "", "", NOW, also=("s", "d"))
+    names = {"c": "Center", "s": "Scratch", "d": "Donut"}
+    on_center, on_scratch = further_names(info, "c", names), further_names(info, "s", names)
+    assert (on_center, on_scratch) == (["Scratch", "Donut"], ["Center", "Donut"])
+    assert wafer_badge(info, on_center) == "G +2"
+    assert wafer_badge(info, []) == "G"
+    assert wafer_label(EN, info, 3, on_center).endswith("L1, also shows Scratch, Donut")
 
 
 def test_csv_is_read_back_and_starts_no_formula():

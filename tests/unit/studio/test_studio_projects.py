@@ -10,7 +10,7 @@ import pytest
 
 from gateway.settings import GatewaySettings
 from gateway.studio import Studio, acting_as
-from gateway.values import ProjectState, Task
+from gateway.values import ProjectState
 from services.common.dataset import Origin
 from services.common.errors import (
     AbortedError,
@@ -18,7 +18,6 @@ from services.common.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
-    UnimplementedError,
 )
 from tests.unit.studio.wafer_makers import grid, wafers, zipped
 
@@ -68,11 +67,6 @@ async def test_a_name_that_is_none_is_refused_with_a_reason(studio: Studio, name
         await studio.projects.create(name)
     assert caught.value.reason == reason
     assert await studio.projects.list() == ()
-
-
-async def test_tasks_that_cannot_be_taught_yet_are_refused(studio: Studio) -> None:
-    with pytest.raises(UnimplementedError, match="one pattern per wafer"):
-        await studio.projects.create("Mixed", Task.SEVERAL)
 
 
 async def test_of_two_people_who_rename_at_once_one_is_told(studio: Studio) -> None:
