@@ -109,7 +109,7 @@ class Further:
             Text(t("wafer.also_shows"), "tw-label")
             if not others:
                 Text(t("wafer.also_needs_classes"), "tw-faint")
-            with box("tw-row wrap").style("gap:4px 14px"):
+            with box("tw-row wrap").style("gap:6px 18px"):
                 for each in others:
                     self._checkbox(each, wafers)
 
@@ -117,7 +117,7 @@ class Further:
         showing = sum(each.class_id in (wafer.class_id, *wafer.also) for wafer in wafers)
         # Neither on nor off where only some of several wafers show the class.
         value = None if 0 < showing < len(wafers) else bool(showing)
-        with box("tw-row tight").style("gap:2px"):
+        with box("tw-row tight").style("gap:7px"):
             dot(each.colour, "small")
             checkbox = ui.checkbox(each.name, value=value).props("dense")
 

@@ -41,6 +41,8 @@ export default {
       };
     },
     show(index, event) {
+      // While wafers are chosen, an enlarged one would hide what is done with them.
+      if (this.marking && !this.crossing) return;
       const place = event.target.getBoundingClientRect();
       const above = place.top > 260;
       this.hovered = index;
