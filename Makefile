@@ -57,8 +57,9 @@ pretrain: $(STAMP) ## Pretrain the shipped backbones anew (hours; continues wher
 	$(BIN)/python -m services.trainer.pretrain
 
 .PHONY: evaluate-protocols
-evaluate-protocols: $(STAMP) ## Measure what 5 to 50 wafers a class teach, on wafers_dev.npz in TEACHWAFER_DATA (default ../shared/data)
-	$(BIN)/python -m services.trainer.protocols few-shot --wafers $(or $(TEACHWAFER_DATA),../shared/data)/wafers_dev.npz --source WM-811K
+evaluate-protocols: $(TEST_STAMP) ## Measure all protocols and write docs/quality, with wafers_dev.npz in TEACHWAFER_DATA, default ../shared/data (hours; goes on where it was stopped)
+	$(BIN)/python tests/quality/rivals.py suite --wafers $(or $(TEACHWAFER_DATA),../shared/data)/wafers_dev.npz
+	$(BIN)/python -m services.trainer.protocols suite --wafers $(or $(TEACHWAFER_DATA),../shared/data)/wafers_dev.npz $(SUITE)
 
 .PHONY: test-gpu
 test-gpu: $(TEST_STAMP) ## Run the tests that need an NVIDIA GPU

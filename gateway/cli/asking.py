@@ -22,6 +22,9 @@ from services.common import evaluation as scores
 from services.common.errors import InvalidArgumentError
 from services.common.wafer_map import WaferMap
 
+PROTOCOLS = ("full", "few-shot", "unknown", "generated", "label-noise", "ablation")
+"""What the trainer's own program measures; `python -m services.trainer.protocols NAME --help` lists their options."""
+
 _LOT = 1024
 _SHOWN = 200
 
@@ -50,8 +53,15 @@ def evaluate(
     model: Model = "",
     protocol: Annotated[
         str,
-        typer.Option(help="few-shot: instead of a model, measure what 5 to 50 wafers a class of this set would teach."),
+        typer.Option(
+            help="Instead of a model, measure how well these wafers can be learned: full (a whole training), few-shot "
+            "(5 to 50 wafers a class), unknown (patterns nobody taught), generated (what generated wafers add), "
+            "label-noise (wrong labels), ablation (several weights)."
+        ),
     ] = "",
+    options: Annotated[
+        list[str] | None, typer.Argument(help="Options of the protocol, after --.", show_default=False)
+    ] = None,
     source: Annotated[str, typer.Option(help="Of a wafer set, only the wafers of this source.")] = "",
     home: Home = None,
     local: Local = False,
@@ -63,22 +73,27 @@ def evaluate(
     Wafers whose class the model was not taught are not scored; it is told how many of them it called unknown.
     """
     if protocol:
-        raise typer.Exit(_run_protocol(protocol, wafers, source, as_json))
+        raise typer.Exit(_run_protocol(protocol, wafers, source, as_json, options or []))
+    if options:
+        raise InvalidArgumentError(f"Expected options after -- with --protocol only. Received: {' '.join(options)}.")
     model_id, version = parse_model(model)
     reach = Reach.to(home, local, predictor=predictor_address)
     asyncio.run(_evaluate(Output(as_json), reach, wafers, source, model_id, version))
 
 
-def _run_protocol(protocol: str, wafers: Path, source: str, as_json: bool) -> int:
+def _run_protocol(protocol: str, wafers: Path, source: str, as_json: bool, options: list[str]) -> int:
     """Has the trainer's own program measure; returns its exit code.
 
     A command and not an import: the gateway runs without the trainer's code.
     """
-    if protocol != "few-shot":
-        raise InvalidArgumentError(f"Expected few-shot. Received: {protocol[:100]!r}.", field="protocol")
+    if protocol not in PROTOCOLS:
+        raise InvalidArgumentError(
+            f"Expected one of {', '.join(PROTOCOLS)}. Received: {protocol[:100]!r}.", field="protocol"
+        )
     command = [sys.executable, "-m", "services.trainer.protocols", protocol, "--wafers", str(wafers)]
     command += ["--source", source] if source else []
     command += ["--json"] if as_json else []
+    command += options
     return subprocess.run(command, check=False).returncode  # noqa: S603
 
 

@@ -194,3 +194,8 @@ def test_evaluate_knows_its_protocols_and_passes_their_failure_on(call, tmp_path
     assert "few-shot" in err
     code, _, _ = call("evaluate", "--protocol", "few-shot", "--wafers", tmp_path / "none.npz")
     assert code == 1
+    code, _, _ = call("evaluate", "--protocol", "few-shot", "--wafers", tmp_path / "none.npz", "--", "--draws", "none")
+    assert code == 2  # the trainer's program refuses the option that was passed on
+    code, _, err = call("evaluate", "--model", "tiny", "--wafers", tmp_path / "none.npz", "--", "--draws", "2")
+    assert code != 0
+    assert "--protocol" in err
