@@ -50,16 +50,16 @@ class Backbone:
 BACKBONES: Mapping[str, Backbone] = {
     each.backbone_id: each
     for each in (
-        Backbone("wafer-fast", "Fast (48 cells)", 48, "wafer-fast.npz", 476_608, 27.574, model_size="fast"),
+        Backbone("wafer-fast", "Fast (48 cells)", 48, "wafer-fast.npz", 579_328, 27.574, model_size="fast"),
         Backbone(
-            "wafer-balanced", "Balanced (64 cells)", 64, "wafer-balanced.npz", 645_504, 71.352, model_size="balanced"
+            "wafer-balanced", "Balanced (64 cells)", 64, "wafer-balanced.npz", 781_296, 71.352, model_size="balanced"
         ),
         Backbone(
             "wafer-best",
             "Best (64 cells, eight orientations)",
             64,
             "wafer-balanced.npz",
-            645_504,
+            781_296,
             570.818,
             orientations=ORIENTATIONS,
             model_size="best",

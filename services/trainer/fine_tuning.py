@@ -11,7 +11,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 from services.trainer.head import smooth_targets
-from services.trainer.network import LOGIT_SCALE, Head, embedding_of
+from services.trainer.network import LOGIT_SCALE, Head
 
 TRUNK_RATE = 0.3
 """Step size of the pretrained trunk, relative to that of the classifier: it knows wafers already."""
@@ -24,7 +24,7 @@ class FineTuner:
     Batch normalisation keeps its pretrained statistics: those of a batch of a few wafers are noise.
 
     Args:
-        trunk: planes to feature maps; changed in place.
+        trunk: planes to feature maps and embedding; changed in place.
         head: where the classifier starts.
     """
 
@@ -80,7 +80,7 @@ class FineTuner:
 
     def _gradient_step(self, planes: Any, targets: Any) -> Any:
         with tf.GradientTape() as tape:
-            embedding = embedding_of(self._trunk(planes, training=False))
+            embedding = self._trunk(planes, training=False)[-1]
             logits = LOGIT_SCALE * (ops.matmul(embedding, self._kernel) + self._bias)
             loss = ops.mean(ops.categorical_crossentropy(targets, logits, from_logits=True))
         gradients = tape.gradient(loss, [each.value for each in self._weights])

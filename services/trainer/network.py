@@ -1,6 +1,6 @@
 """From die grids to answers: the Keras model that is taught, saved and exported.
 
-dies -> planes -> trunk (in one or eight orientations) -> feature maps -> embedding -> probabilities, novelty, heat map
+dies -> planes -> trunk (in one or eight orientations) -> feature maps, embedding -> probabilities, novelty, heat map
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 
 from services.common.preprocessing import planes
 from services.trainer.backbones import ORIENTATIONS
+from services.trainer.embedding import PACKAGE, length_of, pooled_of, shares_of_peak, unit_length
 
 LOGIT_SCALE = 12.0
 """Factor between the product with the unit embedding and the logit, so that weights of about 1 can be sure."""
 NEIGHBOURS = 3
 """Nearest taught wafers whose mean distance says how new a wafer is."""
-_EPSILON = 1e-6
-_PEAK_EPSILON = 1e-6
-_PACKAGE = "teachwafer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +39,10 @@ class Head:
     def logits(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns the logits (N, classes) of embeddings (N, D)."""
         return np.float32(LOGIT_SCALE) * (embeddings @ self.kernel + self.bias)
+
+    def shifted(self, offset: NDArray[np.float32]) -> Head:
+        """Returns the classifier whose logits are higher by an offset (classes,)."""
+        return Head(self.kernel, (self.bias + offset / np.float32(LOGIT_SCALE)).astype(np.float32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,75 +66,52 @@ class Calibration:
     bank: NDArray[np.float32]
 
 
-def pooled_of(maps: Sequence[Any]) -> list[Any]:
-    """Returns feature maps pooled over the wafer: one vector (N, width) for evidence, one for patterns if there is one.
-
-    Evidence is the mean of each channel of the fine and the coarse map, and the peak of each of the coarse one: its
-    generalised mean of power 4 (Radenovic et al., TPAMI 2019), in which a small blob weighs more than in the mean.
-    """
-    if len(maps) == 1:
-        return [ops.mean(maps[0], axis=(1, 2))]
-    fine, coarse, patterns = maps
-    means = [ops.mean(each, axis=(1, 2)) for each in (fine, coarse)]
-    return [ops.concatenate([*means, peak_of(coarse)], axis=-1), ops.mean(patterns, axis=(1, 2))]
-
-
-def peak_of(feature_map: Any) -> Any:
-    """Returns the generalised mean of power 4 of each channel of a map (N, h, w, c) of values >= 0: (N, c)."""
-    return ops.sqrt(ops.sqrt(ops.mean(ops.square(ops.square(feature_map)), axis=(1, 2)) + _PEAK_EPSILON))
-
-
-def embedding_of(maps: Sequence[Any]) -> Any:
-    """Returns the embedding of feature maps (N, D), of length 1: evidence and patterns, each scaled to equal length."""
-    return _joined(pooled_of(maps))
-
-
-def unit_length(features: Any) -> Any:
-    """Returns features (N, D) scaled to length 1."""
-    return features / _length(features)
-
-
 def embedding_model(trunk: keras.Model, orientations: int) -> keras.Model:
-    """Returns the model from planes (N, size, size, 2) to embeddings (N, D).
+    """Returns the model from planes (N, size, size, 2) to embeddings (N, D), of length 1.
 
     Args:
-        trunk: planes to feature maps.
+        trunk: planes to feature maps and embedding.
         orientations: 8 to average over all orientations of the wafer, else 1.
     """
-    return keras.Model(trunk.inputs[0], embedding_of(_maps_of(trunk, trunk.inputs[0], orientations)))
+    planes = trunk.inputs[0]
+    if orientations == 1:
+        return keras.Model(planes, trunk.outputs[-1])
+    turned = trunk(Turn(name="turn")(planes))[-1]
+    return keras.Model(planes, mean_embedding(turned))
 
 
 def taught_model(trunk: keras.Model, orientations: int, size: int, head: Head, calibration: Calibration) -> keras.Model:
     """Returns the model from dies uint8 (N, rows, columns) to the four outputs, by name.
 
     Args:
-        trunk: planes to feature maps.
+        trunk: planes to feature maps and embedding.
         orientations: 8 to average over all orientations of the wafer, else 1.
         size: cells along each side of the planes.
         head: classifier.
         calibration: temperature, thresholds and taught wafers.
     """
     dies = keras.Input((None, None), dtype="uint8", name="dies")
-    maps = _maps_of(trunk, WaferPlanes(size, name="wafer_planes")(dies), orientations)
+    wafer_planes = WaferPlanes(size, name="wafer_planes")(dies)
     answers = Answers(
         classes=len(head.bias),
         neighbours=min(NEIGHBOURS, len(calibration.bank)),
         bank=len(calibration.bank),
+        orientations=orientations,
         name="answers",
     )
-    model = keras.Model(dies, answers(maps), name="teachwafer")
-    answers.teach(head, calibration)
+    seen = trunk(wafer_planes if orientations == 1 else Turn(name="turn")(wafer_planes))
+    model = keras.Model(dies, answers(seen), name="teachwafer")
+    answers.teach(head, calibration, trunk.get_layer("embedding"))
     return model
 
 
-def _maps_of(trunk: keras.Model, wafer_planes: Any, orientations: int) -> list[Any]:
-    if orientations == 1:
-        return list(trunk(wafer_planes))
-    turned = trunk(Turn(name="turn")(wafer_planes))
-    return [TurnBack(name=f"turn_back_{index}")(each) for index, each in enumerate(turned)]
+def mean_embedding(turned: Any) -> Any:
+    """Returns the mean over the orientations of embeddings (8 N, D), of length 1: (N, D)."""
+    parts = ops.reshape(turned, (ORIENTATIONS, -1, turned.shape[-1]))
+    return unit_length(ops.mean(parts, axis=0))
 
 
-@keras.saving.register_keras_serializable(package=_PACKAGE)
+@keras.saving.register_keras_serializable(package=PACKAGE)
 class WaferPlanes(keras.layers.Layer):  # type: ignore[misc]
     """Dies uint8 (N, rows, columns) to planes float32 (N, size, size, 2).
 
@@ -157,7 +136,7 @@ class WaferPlanes(keras.layers.Layer):  # type: ignore[misc]
         return {"size": self.size, "name": self.name}
 
 
-@keras.saving.register_keras_serializable(package=_PACKAGE)
+@keras.saving.register_keras_serializable(package=PACKAGE)
 class Turn(keras.layers.Layer):  # type: ignore[misc]
     """A batch (N, s, s, c) in all eight orientations, one after the other: (8 N, s, s, c)."""
 
@@ -166,20 +145,9 @@ class Turn(keras.layers.Layer):  # type: ignore[misc]
         return ops.concatenate([_orient(batch, each) for each in range(ORIENTATIONS)], axis=0)
 
 
-@keras.saving.register_keras_serializable(package=_PACKAGE)
-class TurnBack(keras.layers.Layer):  # type: ignore[misc]
-    """The inverse of `Turn` on feature maps, averaged over the orientations: (8 N, h, h, c) to (N, h, h, c)."""
-
-    def call(self, maps: Any) -> Any:
-        """Returns the mean of the maps, each turned back."""
-        side, channels = maps.shape[1], maps.shape[3]
-        parts = ops.reshape(maps, (ORIENTATIONS, -1, side, side, channels))
-        return sum(_orient_back(parts[each], each) for each in range(ORIENTATIONS)) / float(ORIENTATIONS)
-
-
-@keras.saving.register_keras_serializable(package=_PACKAGE)
+@keras.saving.register_keras_serializable(package=PACKAGE)
 class Answers(keras.layers.Layer):  # type: ignore[misc]
-    """Feature maps, coarsest last, to probabilities, novelty, embedding and heat map.
+    """Feature maps and embedding, as a trunk returns them, to probabilities, novelty, embedding and heat map.
 
     * probabilities (N, classes): softmax of LOGIT_SCALE (e W + b) / temperature of the embedding e.
     * novelty (N,): (mean cosine distance to the nearest taught wafers / its scale + (1 - highest probability) / its
@@ -193,25 +161,32 @@ class Answers(keras.layers.Layer):  # type: ignore[misc]
         classes: number of classes.
         neighbours: nearest taught wafers that count, 1 to `bank`.
         bank: number of taught wafers to compare with.
+        orientations: 8 when the batch holds each wafer in eight orientations, one after the other (see `Turn`), over
+            which embedding and heat map are averaged; else 1.
     """
 
-    def __init__(self, classes: int, neighbours: int, bank: int, **options: Any) -> None:
+    def __init__(self, classes: int, neighbours: int, bank: int, orientations: int = 1, **options: Any) -> None:
         super().__init__(**options)
-        self.classes, self.neighbours, self.bank_size = classes, neighbours, bank
+        self.classes, self.neighbours, self.bank_size, self.orientations = classes, neighbours, bank, orientations
 
     def build(self, shapes: Any) -> None:
         """Makes the weights."""
-        widths = [shape[-1] for shape in shapes]
-        # Fine, coarse, peaks of coarse, patterns; see `pooled_of`.
-        width = widths[0] if len(widths) == 1 else sum(widths) + widths[1]
+        width = shapes[-1][-1]
         self.kernel = self.add_weight(shape=(width, self.classes), name="kernel", trainable=False)
         self.bias = self.add_weight(shape=(self.classes,), name="bias", trainable=False)
         self.bank = self.add_weight(shape=(self.bank_size, width), name="bank", trainable=False)
         # Temperature, scale of the distance, scale of the doubt, threshold.
         self.scales = self.add_weight(shape=(4,), name="scales", initializer="ones", trainable=False)
+        if len(shapes) > 2:
+            # The whitening of the evidence, as the heat map needs it: matrix, mean, and both times the kernel.
+            evidence = width - shapes[-2][-1]
+            self.matrix = self.add_weight(shape=(evidence, evidence), name="matrix", trainable=False)
+            self.mean = self.add_weight(shape=(evidence,), name="mean", trainable=False)
+            self.places = self.add_weight(shape=(evidence, self.classes), name="places", trainable=False)
+            self.offset = self.add_weight(shape=(self.classes,), name="offset", trainable=False)
 
-    def teach(self, head: Head, calibration: Calibration) -> None:
-        """Takes over a classifier and what the tune wafers decided."""
+    def teach(self, head: Head, calibration: Calibration, embedding: keras.layers.Layer) -> None:
+        """Takes over a classifier, what the tune wafers decided, and the whitening of the trunk's embedding."""
         self.kernel.assign(head.kernel)
         self.bias.assign(head.bias)
         self.bank.assign(calibration.bank)
@@ -223,18 +198,33 @@ class Answers(keras.layers.Layer):  # type: ignore[misc]
                 calibration.novelty_threshold,
             ]
         )
+        if hasattr(self, "places"):
+            matrix, mean = np.array(embedding.matrix), np.array(embedding.mean)
+            places = matrix @ head.kernel[: len(matrix)]
+            for weight, value in (
+                (self.matrix, matrix),
+                (self.mean, mean),
+                (self.places, places),
+                (self.offset, mean @ places),
+            ):
+                weight.assign(value)
 
-    def call(self, maps: Sequence[Any]) -> dict[str, Any]:
+    def call(self, seen: Sequence[Any]) -> dict[str, Any]:
         """Returns the four outputs by name."""
-        pooled = pooled_of(maps)
-        embedding = _joined(pooled)
+        *maps, embedding = seen
+        heat = self._heat(maps)
+        if self.orientations > 1:
+            parts = ops.reshape(embedding, (self.orientations, -1, embedding.shape[-1]))
+            mean = ops.mean(parts, axis=0)
+            length = length_of(mean)
+            embedding, heat = mean / length, _turned_back(heat) / length[:, None, None]
         logits = LOGIT_SCALE * (ops.matmul(embedding, self.kernel) + self.bias)
         probabilities = ops.softmax(logits / self.scales[0], axis=-1)
         return {
             "probabilities": probabilities,
             "novelty": self._novelty(embedding, probabilities),
             "embedding": embedding,
-            "heat": self._heat(maps, pooled),
+            "heat": ops.transpose(ops.relu(heat), (0, 3, 1, 2)),
         }
 
     def _novelty(self, embedding: Any, probabilities: Any) -> Any:
@@ -244,38 +234,46 @@ class Answers(keras.layers.Layer):  # type: ignore[misc]
         doubt = 1.0 - ops.max(probabilities, axis=-1)
         return (distance / self.scales[1] + doubt / self.scales[2]) / self.scales[3]
 
-    def _heat(self, maps: Sequence[Any], pooled: Sequence[Any]) -> Any:
-        lengths = [_length(each)[:, None, None] for each in pooled]
-        parts = [(maps[0], lengths[0])]
-        if len(maps) > 1:
-            fine, coarse, patterns = maps
-            peak = pooled[0][:, None, None, -coarse.shape[-1] :]
-            # The places of a channel share its peak in proportion to the power that the peak averages.
-            shared = (ops.square(ops.square(coarse)) + _PEAK_EPSILON) / (ops.square(peak) * peak)
-            parts = [(fine, lengths[0]), (coarse, lengths[0]), (shared, lengths[0]), (patterns, lengths[1])]
-        side, start, heat = maps[0].shape[1], 0, 0.0
-        for each, length in parts:
-            kernel = self.kernel[start : start + each.shape[-1]]
+    def _heat(self, maps: Sequence[Any]) -> Any:
+        """Returns what each place adds to each logit (N, h, w, classes); the mean over the places is e W."""
+        pooled = pooled_of(maps)
+        lengths = [length_of(each)[:, None, None] for each in pooled]
+        if len(maps) == 1:
+            return LOGIT_SCALE * ops.matmul(maps[0], self.kernel) / lengths[0]
+        fine, coarse, patterns = maps
+        evidence = pooled[0]
+        whitened = length_of(ops.matmul(unit_length(evidence) - self.mean, self.matrix))[:, None, None]
+        shared = shares_of_peak(coarse, evidence[:, -coarse.shape[-1] :])
+        start, heat = 0, -self.offset / whitened
+        for each in (fine, coarse, shared):
+            places = self.places[start : start + each.shape[-1]]
             start += each.shape[-1]
-            factor = side // each.shape[1]
-            part = ops.matmul(each, kernel) / length
-            heat = heat + ops.repeat(ops.repeat(part, factor, axis=1), factor, axis=2)
-        scale = LOGIT_SCALE / float(np.sqrt(len(pooled)))
-        return ops.transpose(ops.relu(scale * heat), (0, 3, 1, 2))
+            heat = heat + _spread(ops.matmul(each, places) / (lengths[0] * whitened), fine.shape[1])
+        heat = heat + _spread(ops.matmul(patterns, self.kernel[start:]) / lengths[1], fine.shape[1])
+        return heat * (LOGIT_SCALE / float(np.sqrt(2.0)))
 
     def get_config(self) -> dict[str, Any]:
         """Returns what makes an equal layer."""
-        return {"classes": self.classes, "neighbours": self.neighbours, "bank": self.bank_size, "name": self.name}
+        return {
+            "classes": self.classes,
+            "neighbours": self.neighbours,
+            "bank": self.bank_size,
+            "orientations": self.orientations,
+            "name": self.name,
+        }
 
 
-def _joined(pooled: Sequence[Any]) -> Any:
-    """Returns pooled vectors side by side, each scaled to equal length, together of length 1."""
-    return ops.concatenate([unit_length(each) for each in pooled], axis=-1) / float(np.sqrt(len(pooled)))
+def _spread(places: Any, side: int) -> Any:
+    """Returns a map (N, h, h, c) in the resolution of a finer one, `side` a multiple of h."""
+    factor = side // places.shape[1]
+    return ops.repeat(ops.repeat(places, factor, axis=1), factor, axis=2) if factor > 1 else places
 
 
-def _length(features: Any) -> Any:
-    """Returns the lengths (N, 1) of features (N, D), a little over 0 for zeros."""
-    return ops.sqrt(ops.sum(ops.square(features), axis=-1, keepdims=True)) + _EPSILON
+def _turned_back(maps: Any) -> Any:
+    """Returns maps (8 N, h, h, c) of wafers in all orientations, each turned back, and averaged: (N, h, h, c)."""
+    side, channels = maps.shape[1], maps.shape[3]
+    parts = ops.reshape(maps, (ORIENTATIONS, -1, side, side, channels))
+    return sum(_orient_back(parts[each], each) for each in range(ORIENTATIONS)) / float(ORIENTATIONS)
 
 
 def _orient(batch: Any, orientation: int) -> Any:

@@ -4,7 +4,8 @@ One trunk, three tasks, taught side by side: the nine classes of WM-811K (softma
 (softmax), and the eight patterns of MixedWM38 and of simulated mixtures (one sigmoid each). Each task has a linear head
 on the patterns and, with half the weight, another on the evidence, so that both parts of the embedding learn to tell
 patterns apart. Cross entropy with label smoothing, AdamW with a cosine, the eight orientations and die noise, classes
-drawn in proportion to the square root of their wafers.
+drawn in proportion to the square root of their wafers. At the end the evidence is whitened by how much the wafers of
+one class, real and simulated, differ (see `services.trainer.embedding`).
 
 No leak: the real wafers are split by lot exactly as `teachwafer train` splits the same file (`split_by_lot`, seed 0),
 and only lots of the training side are read. Nothing is chosen by the tune or test lots either: the last step's weights
@@ -32,12 +33,14 @@ import tensorflow as tf
 from keras import ops
 from numpy.typing import NDArray
 
+from services.common.dataset_manifest import NORMAL_PATTERN
 from services.common.preprocessing import planes_of
 from services.common.splitting import Split, split_by_lot
-from services.common.wafer_set import WaferSet, read_wafer_set
+from services.common.wafer_set import WaferSet, read_wafer_set, write_wafer_set
 from services.trainer.augmentation import augment
 from services.trainer.backbones import BACKBONES, WEIGHTS_FOLDER, Backbone
-from services.trainer.network import LOGIT_SCALE, pooled_of, unit_length
+from services.trainer.embedding import pooled_of, unit_length, whitening_of
+from services.trainer.network import LOGIT_SCALE
 from services.trainer.trunks import build_trunk, save_weights
 
 PATTERNS = ("Center", "Donut", "Edge-Loc", "Edge-Ring", "Loc", "Near-full", "Random", "Scratch")
@@ -47,6 +50,7 @@ _CHECKPOINT_STEPS = 200
 _SMOOTHING = 0.02
 _EVIDENCE_WEIGHT = 0.5
 _WARMUP_STEPS = 100
+_WHITENING_WAFERS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +96,8 @@ class Task:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     options = _parser().parse_args(arguments)
-    if options.simulated is None:
-        options.simulated = options.work / "simulated.npz"
-        simulate(options.simulated)
-    real, simulated = read_wafer_set(options.data), read_wafer_set(options.simulated)
+    real = read_wafer_set(options.data)
+    simulated = [read_wafer_set(path) for path in options.simulated or simulate(real, options.work)]
     for backbone_id in options.backbones:
         backbone = BACKBONES[backbone_id]
         tasks = tasks_of(real, simulated, backbone.size, frozenset(options.leave_out))
@@ -103,47 +105,77 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tasks = rebalanced([task for task in tasks if task.name in options.tasks])
         recipe = Recipe(steps=options.steps, seed=options.seed)
         trunk = pretrain(backbone, tasks, recipe, options.work / f"{backbone_id}-{options.seed}")
+        whiten(trunk, tasks, recipe.seed)
         digest = save_weights(trunk, options.out, backbone.weights)
         print(f"{backbone.weights} written, SHA-256 {digest}", flush=True)
     return 0
 
 
-def simulate(path: Path) -> None:
-    """Has the simulator write the simulated wafers, unless they are there already.
+def simulate(real: WaferSet, work: Path) -> list[Path]:
+    """Has the simulator write wafers into the work folder, unless they are there already, and returns the files.
+
+    Two sets: wafers that are simulated altogether, and simulated patterns on real normal wafers of training lots, so
+    that no pattern is told by what its background looks like.
 
     A command and not an import: the trainer runs without the generator's code.
     """
-    if path.is_file():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    command = ["--out", str(path), "--wafers-per-class", "1500", "--mixed", "5800", "--seed", "7"]
-    subprocess.run([sys.executable, "-m", "services.generator.simulator", *command], check=True)  # noqa: S603
+    work.mkdir(parents=True, exist_ok=True)
+    alone, laid_over, backgrounds = (work / f"{name}.npz" for name in ("simulated", "laid-over", "backgrounds"))
+    if not backgrounds.is_file():
+        rows = [row for row in _rows_of(real, "WM-811K", frozenset()) if (real.labels or [])[row] == NORMAL_PATTERN]
+        write_wafer_set(
+            backgrounds, [real.grids[row] for row in rows], groups=[(real.groups or [])[row] for row in rows]
+        )
+    for path, options in (
+        (alone, ["--wafers-per-class", "1500", "--mixed", "5800"]),
+        (laid_over, ["--wafers-per-class", "1000", "--mixed", "4000", "--onto", str(backgrounds)]),
+    ):
+        if not path.is_file():
+            command = [
+                sys.executable,
+                "-m",
+                "services.generator.simulator",
+                "--out",
+                str(path),
+                "--seed",
+                "7",
+                *options,
+            ]
+            subprocess.run(command, check=True)  # noqa: S603
+    return [alone, laid_over]
 
 
-def tasks_of(real: WaferSet, simulated: WaferSet, size: int, leave_out: frozenset[str] = frozenset()) -> list[Task]:
+def tasks_of(
+    real: WaferSet, simulated: Sequence[WaferSet], size: int, leave_out: frozenset[str] = frozenset()
+) -> list[Task]:
     """Returns the heads and their wafers; of the real ones only those of training lots.
 
     Args:
         real: WM-811K and MixedWM38 with labels, sources and lots.
-        simulated: labels only.
+        simulated: sets with labels.
         size: cells along each side.
         leave_out: patterns of which no real wafer is read, to measure how classes nobody knew are taught.
     """
     wm = _rows_of(real, "WM-811K", leave_out)
     mixed = _rows_of(real, "MixedWM38", leave_out)
-    sim_labels = simulated.labels or []
-    single = [index for index, label in enumerate(sim_labels) if "+" not in label]
-    known = {"none", *PATTERNS}
-    mixable = [index for index, label in enumerate(sim_labels) if set(label.split("+")) <= known]
     real_labels = real.labels or []
-    many_labels = [real_labels[index] for index in mixed] + [sim_labels[index] for index in mixable]
-    many_planes = np.concatenate([_planes(real, mixed, size), _planes(simulated, mixable, size)])
+    known = {NORMAL_PATTERN, *PATTERNS}
+    many_labels, many_planes = [real_labels[index] for index in mixed], [_planes(real, mixed, size)]
+    single_labels, single_planes = [], []
+    for wafers in simulated:
+        labels = wafers.labels or []
+        single = [index for index, label in enumerate(labels) if "+" not in label]
+        mixable = [index for index, label in enumerate(labels) if set(label.split("+")) <= known]
+        single_labels += [labels[index] for index in single]
+        single_planes.append(_planes(wafers, single, size))
+        many_labels += [labels[index] for index in mixable]
+        many_planes.append(_planes(wafers, mixable, size))
     return [
         _exclusive_task("real", _planes(real, wm, size), [real_labels[index] for index in wm], 0.5),
-        _exclusive_task("simulated", _planes(simulated, single, size), [sim_labels[index] for index in single], 0.25),
+        _exclusive_task("simulated", np.concatenate(single_planes), single_labels, 0.25),
         Task(
             "mixed",
-            many_planes,
+            np.concatenate(many_planes),
             np.array([[pattern in label.split("+") for pattern in PATTERNS] for label in many_labels], np.float32),
             _chances(many_labels, 0.5),
             exclusive=False,
@@ -201,7 +233,7 @@ def pretrain(backbone: Backbone, tasks: Sequence[Task], recipe: Recipe, work: Pa
     """
     keras.utils.set_random_seed(recipe.seed)
     trunk = build_trunk(backbone)
-    evidence, patterns = (unit_length(each) for each in pooled_of(trunk.outputs))
+    evidence, patterns = (unit_length(each) for each in pooled_of(trunk.outputs[:-1]))
     heads = [
         keras.layers.Dense(task.targets.shape[1], name=f"{part}_{task.name}")(features)
         for part, features in (("patterns", patterns), ("evidence", evidence))
@@ -231,6 +263,33 @@ def pretrain(backbone: Backbone, tasks: Sequence[Task], recipe: Recipe, work: Pa
             )
             losses.clear()
     return trunk
+
+
+def whiten(trunk: keras.Model, tasks: Sequence[Task], seed: int) -> None:
+    """Gives a taught trunk the whitening of its embedding, from the wafers of the tasks with exclusive classes.
+
+    Args:
+        trunk: changed in place.
+        tasks: as for `pretrain`.
+        seed: seed of the choice of wafers and of their orientations.
+    """
+    evidence = keras.Model(trunk.inputs[0], unit_length(pooled_of(trunk.outputs[:-1])[0]))
+    random = np.random.default_rng([seed, 1])
+    features, labels, classes = [], [], 0
+    for task in tasks:
+        if not task.exclusive:
+            continue
+        for each in range(task.targets.shape[1]):
+            rows = random.permutation(np.flatnonzero(task.targets[:, each]))[:_WHITENING_WAFERS]
+            copies = augment(task.planes[rows].astype(np.float32), 1.0, random)
+            features.append(evidence.predict(copies, batch_size=64, verbose=0))
+            labels += [classes] * len(rows)
+            classes += 1
+    layer = trunk.get_layer("embedding")
+    for weight, value in zip(
+        (layer.mean, layer.matrix), whitening_of(np.concatenate(features), np.array(labels)), strict=True
+    ):
+        weight.assign(value)
 
 
 def _train_step(model: keras.Model, optimizer: Any, tasks: Sequence[Task]) -> Any:
@@ -300,7 +359,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data", type=Path, default=data, help="real wafers, a wafer set with labels, group and source"
     )
-    parser.add_argument("--simulated", type=Path, help="simulated wafers; default: have the simulator make them")
+    parser.add_argument(
+        "--simulated", type=Path, nargs="+", help="simulated wafers; default: let the simulator make them"
+    )
     parser.add_argument("--work", type=Path, default=home / "pretraining", help="folder of checkpoints")
     parser.add_argument("--out", type=Path, default=WEIGHTS_FOLDER, help="folder that the weights are written to")
     parser.add_argument("--steps", type=int, default=Recipe().steps)

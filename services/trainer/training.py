@@ -8,10 +8,8 @@ that a job which goes on from a checkpoint ends like one that was never stopped.
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +18,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from services.common.dataset_manifest import NORMAL_PATTERN
 from services.common.evaluation import confusion_matrix, macro_f1
 from services.common.jobs.worker import PROGRESS_KIND, JobStopped
 from services.trainer.augmentation import augment
@@ -28,7 +27,15 @@ from services.trainer.checkpoint import read_checkpoint, write_checkpoint
 from services.trainer.domain import EPOCH_KIND, STAGE_KIND, EpochReport, TrainingConfig
 from services.trainer.features import copies_of, embed, embed_copies, embedder
 from services.trainer.fine_tuning import FineTuner
-from services.trainer.head import HeadState, class_weights, mean_loss, prototype_head, train_epoch_on_copies
+from services.trainer.head import (
+    HeadState,
+    class_weights,
+    cosine,
+    mean_loss,
+    normal_offset,
+    prototype_head,
+    train_epoch_on_copies,
+)
 from services.trainer.network import Head, embedding_model
 from services.trainer.teaching_set import TeachingSet
 
@@ -126,6 +133,8 @@ class _Teaching:
         self._wafers, self._classes = wafers, len(wafers.classes)
         self._embed = embedder(embedding_model(trunk, backbone.orientations))
         self._orientations = backbone.orientations
+        normal = next((index for index, each in enumerate(wafers.classes) if each.pattern == NORMAL_PATTERN), None)
+        self._offset = normal_offset(wafers.train.labels, self._classes, normal)
         selection = np.random.default_rng([config.seed, 0]).permutation(len(wafers.tune))[:SELECTION_WAFERS]
         self._tune = wafers.tune.chosen(np.sort(selection))
         self._fine_epochs = self._planned_fine_epochs()
@@ -210,16 +219,16 @@ class _Teaching:
             self._listener.check_cancelled()
             self._epoch_began = time.monotonic()
             random = np.random.default_rng([config.seed, 2, progress.epoch])
-            rates = _cosine(config.learning_rate, state.steps, self._head_epochs * steps)
+            rates = cosine(config.learning_rate, state.steps, self._head_epochs * steps)
             loss, accuracy = train_epoch_on_copies(state, copies, labels, weights, config.batch_size, rates, random)
-            self._end_epoch(loss, accuracy, state.head, tune)
+            self._end_epoch(loss, accuracy, state.head.shifted(self._offset), tune)
             self._save_if_due(state, CHECKPOINT_SECONDS / 10)
 
     def _fine_tune(self, saved: dict[str, NDArray[Any]] | None) -> None:
         config, progress, train = self._config, self._progress, self._wafers.train
         best_head = self._best_head if saved is None else Head(saved["best_kernel"], saved["best_bias"])
         assert best_head is not None  # noqa: S101 - the classifier's own epochs ran before
-        tuner = self._tuner = FineTuner(self._trunk, best_head)
+        tuner = self._tuner = FineTuner(self._trunk, best_head.shifted(-self._offset))
         if saved is None:
             progress.fine_tuning, progress.stale = True, 0
             self._best_trunk = self._trunk.get_weights()
@@ -241,7 +250,7 @@ class _Teaching:
             tune = embed(self._embed, self._tune.planes, lambda _: self._listener.check_cancelled(), self._orientations)
             loss, accuracy = progress.loss / len(train), progress.right / len(train)
             progress.fine_epochs, progress.step, progress.loss, progress.right = progress.fine_epochs + 1, 0, 0.0, 0
-            self._end_epoch(loss, accuracy, tuner.head, tune)
+            self._end_epoch(loss, accuracy, tuner.head.shifted(self._offset), tune)
             self._save_if_due(None, CHECKPOINT_SECONDS / 10)
 
     def _fine_tune_step(self, tuner: FineTuner, order: NDArray[np.int64], steps: int) -> None:
@@ -250,7 +259,7 @@ class _Teaching:
         random = np.random.default_rng([config.seed, 4, progress.fine_epochs, progress.step])
         planes = augment(train.planes[rows].astype(np.float32), config.augmentation, random)
         done = progress.fine_epochs * steps + progress.step
-        rate = next(_cosine(config.learning_rate, done, self._fine_epochs * steps))
+        rate = next(cosine(config.learning_rate, done, self._fine_epochs * steps))
         loss, right = tuner.step(planes, train.labels[rows], rate)
         progress.loss, progress.right, progress.step = (
             progress.loss + loss * len(rows),
@@ -313,7 +322,7 @@ class _Teaching:
         if self._progress.fine_tuning and self._tuner is not None:
             arrays |= _packed("tuner", self._tuner.state()) | _packed("best_trunk", self._best_trunk or [])
         elif state is not None:
-            arrays |= {"weights": state.weights, "mean": state.mean, "square": state.square}
+            arrays |= {"weights": state.weights, "mean": state.mean, "square": state.square, "anchor": state.anchor}
             arrays["steps"] = np.int64(state.steps)  # type: ignore[assignment]
         facts = {name: getattr(self._progress, name) for name in _Progress.__slots__}
         write_checkpoint(self._listener.checkpoints / CHECKPOINT_FILE, facts, arrays)
@@ -322,19 +331,13 @@ class _Teaching:
     def _restore_head(self, arrays: dict[str, NDArray[Any]]) -> HeadState:
         if "best_kernel" in arrays:
             self._best_head = Head(arrays["best_kernel"], arrays["best_bias"])
-        return HeadState(arrays["weights"], arrays["mean"], arrays["square"], int(arrays["steps"]))
+        weights, mean, square, anchor = (arrays[name] for name in ("weights", "mean", "square", "anchor"))
+        return HeadState(weights, mean, square, anchor, int(arrays["steps"]))
 
 
 def _fine_tune_budget(wafers: int) -> int:
     """Returns how many wafers, passes counted, fine-tuning may look at: seconds for small jobs, minutes for large."""
     return max(3000, 2 * wafers, 4 * (wafers - 2500))
-
-
-def _cosine(highest: float, begin: int, steps: int) -> Iterator[float]:
-    """Yields step sizes from step `begin` on, falling to a hundredth along a half cosine of `steps` steps."""
-    for step in itertools.count(begin):
-        share = min(step / max(steps, 1), 1.0)
-        yield highest * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
 def _packed(name: str, arrays: list[NDArray[Any]]) -> dict[str, NDArray[Any]]:

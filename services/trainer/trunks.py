@@ -1,8 +1,8 @@
 """The networks behind the backbones: one function each, reading from the wafer to the feature maps.
 
-A trunk turns planes (see `services.common.preprocessing`) into feature maps: fine, coarse, and a map of patterns that
-pretraining knows. Pooled over the wafer they are the embedding (see `services.trainer.network`); a linear head on the
-embedding is the classifier, and the same head on the maps is the heat map.
+A trunk turns planes (see `services.common.preprocessing`) into feature maps, fine, coarse, and a map of patterns that
+pretraining knows, and these into the embedding (see `services.trainer.embedding`). A linear head on the embedding is
+the classifier, and the same head on the maps is the heat map.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from services.common.errors import FailedPreconditionError
 from services.common.files import file_sha256
 from services.common.preprocessing import PLANES
 from services.trainer.backbones import Backbone, BackboneLibrary, unusable, write_index
+from services.trainer.embedding import Embedding
 
 # With Keras' 0.99 the moving averages lag hundreds of steps behind and small data sets score at chance.
 _BATCH_NORM_MOMENTUM = 0.9
@@ -31,7 +32,8 @@ def build_trunk(backbone: Backbone) -> keras.Model:
     """Returns the network of a backbone with random weights.
 
     Returns:
-        Model from planes (N, size, size, 2) to one feature map (N, h, w, channels), or to fine, coarse, patterns.
+        Model from planes (N, size, size, 2) to one feature map (N, h, w, channels) or fine, coarse and patterns, and
+        the embedding (N, D).
     """
     if not backbone.weights:
         return mobilenet_v2(backbone.size)
@@ -71,8 +73,8 @@ def wafer_cnn(size: int, widths: tuple[int, int, int], name: str) -> keras.Model
         name: name of the model; part of the names of its layers.
 
     Returns:
-        Model from planes (N, size, size, 2) to maps (N, size/4, size/4, widths[1]), (N, size/8, size/8, widths[2]) and
-        the pattern map (N, size/8, size/8, PATTERN_CHANNELS), a linear function of the other two.
+        Model from planes (N, size, size, 2) to maps (N, size/4, size/4, widths[1]), (N, size/8, size/8, widths[2]),
+        the pattern map (N, size/8, size/8, PATTERN_CHANNELS), a linear function of the other two, and the embedding.
     """
     planes = keras.Input((size, size, PLANES), name="planes")
     x = _block(planes, widths[0], 2, "half", kernel=4)
@@ -82,7 +84,8 @@ def wafer_cnn(size: int, widths: tuple[int, int, int], name: str) -> keras.Model
     coarse = _residual(x, widths[2], "eighth_residual")
     evidence = layers.Concatenate(name="evidence")([layers.AveragePooling2D(2, name="fine_down")(fine), coarse])
     patterns = layers.Conv2D(PATTERN_CHANNELS, 1, name="patterns")(evidence)
-    return keras.Model(planes, [fine, coarse, patterns], name=name)
+    maps = [fine, coarse, patterns]
+    return keras.Model(planes, [*maps, Embedding(name="embedding")(maps)], name=name)
 
 
 def _residual(x: Any, channels: int, name: str) -> Any:
@@ -109,7 +112,8 @@ def mobilenet_v2(size: int) -> keras.Model:
     valid, failed = planes[..., :1], planes[..., 1:]
     picture = keras.ops.concatenate([1.0 - valid, valid - failed, failed], axis=-1) * 2.0 - 1.0
     network = keras.applications.MobileNetV2(input_shape=(size, size, 3), include_top=False, weights=None)
-    return keras.Model(planes, [network(picture)], name="mobilenet_v2")
+    maps = [network(picture)]
+    return keras.Model(planes, [*maps, Embedding(name="embedding")(maps)], name="mobilenet_v2")
 
 
 def save_weights(trunk: keras.Model, folder: Path, file_name: str) -> str:

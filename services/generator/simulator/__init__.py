@@ -9,6 +9,12 @@ Command line: `python -m services.generator.simulator --out SET.npz --wafers-per
 
 from services.generator.simulator.geometry import Product
 from services.generator.simulator.patterns import PATTERNS
-from services.generator.simulator.simulate import DEFAULT_WAFERS_PER_LOT, SimulatedBatch, SimulatedClass, simulate
+from services.generator.simulator.simulate import (
+    DEFAULT_WAFERS_PER_LOT,
+    SimulatedBatch,
+    SimulatedClass,
+    lay_over,
+    simulate,
+)
 
-__all__ = ["DEFAULT_WAFERS_PER_LOT", "PATTERNS", "Product", "SimulatedBatch", "SimulatedClass", "simulate"]
+__all__ = ["DEFAULT_WAFERS_PER_LOT", "PATTERNS", "Product", "SimulatedBatch", "SimulatedClass", "lay_over", "simulate"]

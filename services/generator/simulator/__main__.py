@@ -3,15 +3,16 @@
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.wafer_set import write_wafer_set
-from services.generator.simulator import PATTERNS, SimulatedClass, simulate
+from services.common.dataset_manifest import NORMAL_PATTERN
+from services.common.wafer_set import read_wafer_set, write_wafer_set
+from services.generator.simulator import PATTERNS, SimulatedClass, lay_over, simulate
 
 SOURCE = "simulated"
 
@@ -25,14 +26,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     grids: list[NDArray[np.uint8]] = []
     labels: list[str] = []
     lots: list[str] = []
-    for batch in simulate(classes, seed=options.seed, wafers_per_lot=options.wafers_per_lot):
-        grids.extend(batch.dies)
-        labels.extend([classes[batch.class_index].label] * len(batch.lots))
-        lots.extend(batch.lots)
+    if options.onto:
+        for index, (made, lots_of_made) in enumerate(_laid_over(options.onto, classes, options.seed)):
+            grids.extend(made)
+            labels.extend([classes[index].label] * len(made))
+            lots.extend(lots_of_made)
+    else:
+        for batch in simulate(classes, seed=options.seed, wafers_per_lot=options.wafers_per_lot):
+            grids.extend(batch.dies)
+            labels.extend([classes[batch.class_index].label] * len(batch.lots))
+            lots.extend(batch.lots)
     seconds = time.perf_counter() - started
     write_wafer_set(options.out, grids, labels=labels, groups=lots, sources=[SOURCE] * len(grids))
     print(f"{len(grids)} wafers in {seconds:.1f} s ({len(grids) / max(seconds, 1e-9):.0f} a second): {options.out}")
     return 0
+
+
+def _laid_over(
+    path: Path, classes: Sequence[SimulatedClass], seed: int
+) -> Iterator[tuple[list[NDArray[np.uint8]], list[str]]]:
+    """Yields, class after class, wafers with its patterns laid over wafers of a set, and the lots of the latter."""
+    wafers = read_wafer_set(path)
+    labels = wafers.labels or [NORMAL_PATTERN] * len(wafers)
+    normal = [row for row, grid in enumerate(wafers.grids) if labels[row] == NORMAL_PATTERN and grid.any()]
+    if not normal:
+        raise SystemExit(
+            f"Expected wafers labelled {NORMAL_PATTERN!r} in {path}. Received: {len(wafers)} of other labels."
+        )
+    for index, wanted in enumerate(classes):
+        rows = np.random.default_rng([seed, index]).choice(normal, wanted.count)
+        made = lay_over([wafers.grids[row] for row in rows], wanted.patterns, seed=[seed, index])
+        yield made, [wafers.groups[row] if wafers.groups else "" for row in rows]
 
 
 def _mixtures(count: int) -> list[SimulatedClass]:
@@ -55,6 +79,12 @@ def _parser() -> argparse.ArgumentParser:
         "--patterns", nargs="+", choices=list(PATTERNS), default=list(PATTERNS), metavar="NAME", help="default: all"
     )
     parser.add_argument("--mixed", type=_count, default=0, metavar="N", help="wafers with several patterns (0)")
+    parser.add_argument(
+        "--onto",
+        type=Path,
+        metavar="SET",
+        help="wafer set whose wafers labelled none lend geometry, background and lot; default: all simulated",
+    )
     parser.add_argument("--wafers-per-lot", type=int, default=5, choices=range(1, 26), metavar="1..25", help="(5)")
     return parser
 

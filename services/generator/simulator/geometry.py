@@ -86,6 +86,22 @@ class Product:
         return np.where(inside, row * columns + column, -1)
 
 
+def product_of(mask: NDArray[np.bool_]) -> Product:
+    """Returns the product of a real die grid: centred, with all corners of its dies just inside the usable radius.
+
+    Args:
+        mask: (rows, columns) bool, true where a die is; at least one is.
+    """
+    rows, columns = mask.shape
+    row, column = np.nonzero(mask)
+    far_x = np.maximum(np.abs(column * 2 / columns - 1), np.abs((column + 1) * 2 / columns - 1))
+    far_y = np.maximum(np.abs(row * 2 / rows - 1), np.abs((row + 1) * 2 / rows - 1))
+    radius = float(np.hypot(far_x, far_y).max())
+    usable_mm = WAFER_DIAMETER_MM / 2 - _EDGE_EXCLUSION_MM[0]
+    pitch_x, pitch_y = (usable_mm * 2 / side / radius for side in (columns, rows))
+    return Product(f"P{rows}X{columns}", mask, pitch_x, pitch_y, (0.0, 0.0), radius)
+
+
 def random_product(rng: np.random.Generator, rows: int = 0, columns: int = 0) -> Product:
     """Draws a product; with rows and columns given, one whose grid has exactly that size.
 

@@ -84,11 +84,11 @@ def edge_loc(draws: Draws, product: Product) -> Floats:
 def loc(draws: Draws, product: Product) -> Floats:
     """Blob inside the wafer: a particle under the wafer, residue, a local hot spot.
 
-    From two dies to a third of the wafer, round to streaky; one wafer in five has a second one.
+    From four dies to a third of the wafer, round to streaky; one wafer in five has a second one.
     """
-    first = _inner_blob(draws, product, 0.035, 0.36)
-    second = _inner_blob(draws, product, 0.03, 0.14) * draws.chance(0.2)
-    return draws.strength(0.4) * np.maximum(first, second)
+    first = _inner_blob(draws, product, 0.06, 0.4)
+    second = _inner_blob(draws, product, 0.05, 0.16) * draws.chance(0.2)
+    return draws.strength(0.45) * np.maximum(first, second)
 
 
 def random(draws: Draws, product: Product) -> Floats:
@@ -178,9 +178,9 @@ PATTERNS: dict[str, Pattern] = {
 
 
 def _inner_blob(draws: Draws, product: Product, smallest: float, largest: float) -> Floats:
-    """A blob of two dies or more, whose middle lies 12 to 88 % of the radius out."""
+    """A blob of four dies or more, whose middle lies 12 to 88 % of the radius out."""
     direction, reach = draws.angle(), draws.uniform(0.12, 0.88)
-    size = np.maximum(draws.log_uniform(smallest, largest), draws.uniform(1.1, 1.6) * product.die)
+    size = np.maximum(draws.log_uniform(smallest, largest), draws.uniform(1.3, 2.2) * product.die)
     place = (reach * np.cos(direction), reach * np.sin(direction))
     oblong = np.where(draws.chance(0.25), draws.uniform(0.2, 0.45), draws.uniform(0.55, 1.0))
     return _inside(_ellipse_distance(draws, product, place, size, oblong), draws.log_uniform(0.06, 0.6))

@@ -8,13 +8,16 @@ from numpy.typing import NDArray
 
 from services.common.wafer_map import FAIL, NO_DIE, PASS
 from services.generator.simulator.draws import Draws, Floats
-from services.generator.simulator.geometry import Product, random_product
+from services.generator.simulator.geometry import Product, product_of, random_product
 from services.generator.simulator.patterns import PATTERNS
 
 DEFAULT_WAFERS_PER_LOT = 5
 _LOTS_PER_PRODUCT = 8
 _DIES_PER_BATCH = 400_000
 _PRODUCT_STREAM, _WAFER_STREAM = 1, 2
+# Nine dies in a row that fail for sure, where every eighth die fails anyway, reach 8.
+_VISIBLE = 8.0
+_LEAST_BACKGROUND = 0.05
 
 
 @dataclass(frozen=True)
@@ -97,18 +100,58 @@ def simulate_batch(draws: Draws, product: Product, patterns: Sequence[str]) -> N
     """Simulates the wafers of a batch.
 
     A die passes when it survives the background and each pattern, independently: the yield of a die is the product of
-    its layers' yields.
+    its layers' yields. Where the background would hide a pattern, it is thinned until a trained eye can see it: nobody
+    could have labelled the wafer otherwise.
 
     Returns:
         (wafers, rows, columns) uint8 die grids.
     """
     yielded = background_yield(draws, product)
-    for name in patterns:
-        yielded *= 1 - PATTERNS[name](draws, product)
+    kills = [PATTERNS[name](draws, product) for name in patterns]
+    for kill in kills:
+        yielded **= _thinning(yielded, kill)
+    for kill in kills:
+        yielded *= 1 - kill
     failed = _with_probe_neighbours(draws, product, draws.white(product) > yielded)
     dies = np.full((draws.wafers, product.mask.size), NO_DIE, np.uint8)
     dies[:, product.cells] = np.where(failed, np.uint8(FAIL), np.uint8(PASS))
     return dies.reshape(draws.wafers, *product.mask.shape)
+
+
+def lay_over(
+    backgrounds: Sequence[NDArray[np.uint8]], patterns: Sequence[str], *, seed: Sequence[int]
+) -> list[NDArray[np.uint8]]:
+    """Lays patterns over wafers, real ones for instance: their geometry and background, with a pattern they never had.
+
+    Fails of the background are thinned where they would hide a pattern, as in `simulate_batch`.
+
+    Args:
+        backgrounds: uint8 (rows, columns) die grids, each with a die.
+        patterns: Names out of `PATTERNS`.
+        seed: Seed of everything random.
+
+    Returns:
+        uint8 (rows, columns) die grids, one a background, in order.
+    """
+    places: dict[tuple[tuple[int, ...], bytes], list[int]] = {}
+    for index, dies in enumerate(backgrounds):
+        places.setdefault((dies.shape, (dies != NO_DIE).tobytes()), []).append(index)
+    made: list[NDArray[np.uint8]] = [np.zeros(0, np.uint8)] * len(backgrounds)
+    for number, indices in enumerate(places.values()):
+        product = product_of(backgrounds[indices[0]] != NO_DIE)
+        draws = Draws(np.random.default_rng([*seed, number]), len(indices), 1)
+        failed = np.stack([backgrounds[index].reshape(-1)[product.cells] == FAIL for index in indices])
+        survival = np.repeat(1 - failed.mean(axis=1, keepdims=True), product.cells.size, axis=1)
+        kills = [PATTERNS[name](draws, product) for name in patterns]
+        for kill in kills:
+            failed &= draws.white(product) < _thinning(survival, kill)
+        for kill in kills:
+            failed |= draws.white(product) < kill
+        dies = np.full((len(indices), product.mask.size), NO_DIE, np.uint8)
+        dies[:, product.cells] = np.where(failed, np.uint8(FAIL), np.uint8(PASS))
+        for index, grid in zip(indices, dies.reshape(-1, *product.mask.shape), strict=True):
+            made[index] = grid
+    return made
 
 
 def background_yield(draws: Draws, product: Product) -> Floats:
@@ -130,12 +173,26 @@ def background_yield(draws: Draws, product: Product) -> Floats:
     return survival
 
 
+def _thinning(survival: Floats, kill: Floats) -> Floats:
+    """Returns the (wafers, 1) power of the background's survival at which a pattern stands out, at most 1.
+
+    A pattern stands out by the signal-to-noise ratio of the filter that is matched to it, the fails that it adds
+    weighed by its own shape against the spread of the background's fails; few fails a wafer leave that ratio growing
+    with 1 / sqrt(background).
+    """
+    weighed = kill * kill
+    signal = (weighed * survival).sum(axis=1, keepdims=True)
+    spread = np.sqrt((weighed * survival * (1 - survival)).sum(axis=1, keepdims=True))
+    power: Floats = np.clip((signal / np.maximum(_VISIBLE * spread, 1e-6)) ** 2, _LEAST_BACKGROUND, 1)
+    return np.where(signal > 0, power, np.float32(1))
+
+
 def _with_probe_neighbours(draws: Draws, product: Product, failed: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Lets a fail drag its right neighbour along on some lots, as multi-site probing does."""
-    dragged = np.flatnonzero(draws.chance(0.25)[:, 0])
+    dragged = np.flatnonzero(draws.chance(0.12)[:, 0])
     if dragged.size:
         adjacent = np.diff(product.cells) == 1
-        rate = draws.rng.uniform(0.02, 0.25)
+        rate = draws.rng.uniform(0.02, 0.15)
         hit = draws.rng.random((dragged.size, product.cells.size - 1), dtype=np.float32) < rate
         failed[dragged, 1:] |= failed[dragged, :-1] & hit & adjacent
     return failed

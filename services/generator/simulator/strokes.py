@@ -29,14 +29,14 @@ def scratch(draws: Draws, product: Product) -> Floats:
     """Line or arc across dies: robot blade, cassette, CMP debris, probe-card drag.
 
     Most are one die wide and 10 to 50 % of the diameter long, straight or bent with the polishing head; many start
-    at the edge (handling) and one in four runs along the rows or columns (probing). Some are dashed, some are two dies
-    wide, and one wafer in four has up to three more, parallel or as a fan (rare bristle or pad marks).
+    at the edge (handling) and one in four runs along the rows or columns (probing). Some are dashed, one in three is
+    two dies wide, and one wafer in four has up to three more, parallel or as a fan (rare bristle or pad marks).
     """
     first = _scratch_path(draws, product)
     killed = np.zeros((draws.wafers, product.mask.size), np.float32)
-    gaps = draws.chance(0.2) * draws.uniform(0.2, 0.5)
+    gaps = draws.chance(0.2) * draws.uniform(0.15, 0.4)
     _stamp(killed, draws, product, first, gaps)
-    thick = draws.chance(0.2)
+    thick = draws.chance(1 / 3)
     beside = _beside(first, product.die)
     _stamp(killed, draws, product, beside, gaps, drawn=thick)
     several, fan = draws.chance(0.25), draws.chance(0.4)
@@ -86,7 +86,7 @@ def _scratch_path(draws: Draws, product: Product) -> _Path:
     back = np.where(from_edge, 0, length / 2)
     x = reach * np.cos(around) - back * np.cos(heading)
     y = reach * np.sin(around) - back * np.sin(heading)
-    return _Path(x, y, heading, length, bend, draws.strength(0.55))
+    return _Path(x, y, heading, length, bend, draws.strength(0.65))
 
 
 def _beside(path: _Path, distance: float) -> _Path:

@@ -2,14 +2,14 @@
 
 Of each class a few wafers are drawn from the training lots, the classifier of a training job is taught on their
 embeddings, and the wafers of the locked test lots are the judges. Unlike a training job there are no tune wafers: the
-learning rate stays constant, the last epoch counts, and the network itself is not taught. Several draws, because the
+last epoch counts, and the network itself is not taught. Several draws, because the
 luck of a draw is larger than most improvements. Embeddings are computed once for all draws.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,9 +19,18 @@ from numpy.typing import NDArray
 
 from services.common.evaluation import class_f1, confusion_matrix, macro_f1
 from services.common.splitting import Split
+from services.common.task import NORMAL_PATTERN
 from services.trainer.backbones import BackboneLibrary
 from services.trainer.domain import TrainingConfig
-from services.trainer.head import Array, HeadState, class_weights, prototype_head, train_epoch_on_copies
+from services.trainer.head import (
+    Array,
+    HeadState,
+    class_weights,
+    cosine,
+    normal_offset,
+    prototype_head,
+    train_epoch_on_copies,
+)
 from services.trainer.network import Head
 from services.trainer.protocols.network import Network
 from services.trainer.protocols.numbers import spread
@@ -209,23 +218,24 @@ def drawn_rows(labels: Rows, classes: int, most: int | Sequence[int], seed: list
 
 def call_judges(pool: Pool, rows: Rows, seed: list[int]) -> Rows:
     """Teaches the classifier of a training job on some rows and returns the classes that the judges are called."""
-    head = taught_head(pool.copies[rows], pool.labels[rows], len(pool.classes), seed)
+    head = taught_head(pool.copies[rows], pool.labels[rows], pool.classes, seed)
     return np.asarray(head.logits(pool.judges).argmax(axis=1), np.int64)
 
 
-def taught_head(copies: Array, labels: Rows, classes: int, seed: list[int]) -> Head:
+def taught_head(copies: Array, labels: Rows, classes: Sequence[str], seed: list[int]) -> Head:
     """Returns the classifier of a training job, taught without tune wafers.
 
     Args:
         copies: float32 (N, copies, D) embeddings.
         labels: (N,) their classes.
-        classes: number of classes.
+        classes: names of the classes.
         seed: seed of order and copies.
     """
-    random, config = np.random.default_rng([*seed, 1]), TrainingConfig()
-    state = HeadState.at(prototype_head(copies.mean(axis=1), labels, classes))
-    weights = class_weights(labels, classes)
+    random, config, count = np.random.default_rng([*seed, 1]), TrainingConfig(), len(classes)
+    state = HeadState.at(prototype_head(copies.mean(axis=1), labels, count))
+    weights = class_weights(labels, count)
+    rates = cosine(config.learning_rate, 0, config.epochs * math.ceil(len(labels) / config.batch_size))
     for _ in range(config.epochs):
-        rates = itertools.repeat(config.learning_rate)
         train_epoch_on_copies(state, copies, labels, weights, config.batch_size, rates, random)
-    return state.head
+    normal = classes.index(NORMAL_PATTERN) if NORMAL_PATTERN in classes else None
+    return state.head.shifted(normal_offset(labels, count, normal))

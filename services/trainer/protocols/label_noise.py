@@ -84,7 +84,7 @@ def measure(wafers: SplitSet, options: argparse.Namespace) -> dict[str, Any]:
     for fold in range(options.folds):
         rows = np.random.default_rng([options.seed, fold]).permutation(np.flatnonzero(folds != fold))
         rows = first_of_each(rows, wafers.labels, len(wafers.classes), TAUGHT_WAFERS)
-        head = taught_head(embeddings[rows][:, None], wafers.labels[rows], len(wafers.classes), [options.seed, fold])
+        head = taught_head(embeddings[rows][:, None], wafers.labels[rows], wafers.classes, [options.seed, fold])
         logits[folds == fold] = head.logits(embeddings[folds == fold])
         say(f"fold {fold + 1} of {options.folds}")
     logits /= np.float32(best_temperature(logits, wafers.labels))

@@ -13,6 +13,7 @@ from services.common.errors import FailedPreconditionError, InternalError
 from services.common.preprocessing import pad_grids, planes_of
 from services.trainer.backbones import BACKBONES, INDEX_NAME, Backbone, BackboneLibrary
 from services.trainer.calibration import neighbour_distance
+from services.trainer.embedding import whitening_of
 from services.trainer.export.onnx import OUTPUTS, Answers, answers_of, export_onnx, open_session, prove_parity
 from services.trainer.head import log_softmax
 from services.trainer.network import LOGIT_SCALE, Calibration, Head, embedding_model, taught_model
@@ -35,7 +36,12 @@ def grids():
 @pytest.fixture(scope="module")
 def trunk():
     keras.utils.set_random_seed(0)
-    return wafer_cnn(SIZE, (4, 6, 8), "tiny")
+    trunk = wafer_cnn(SIZE, (4, 6, 8), "tiny")
+    random = np.random.default_rng(1)
+    layer = trunk.get_layer("embedding")
+    layer.mean.assign(random.normal(scale=0.1, size=EVIDENCE))
+    layer.matrix.assign(random.normal(size=(EVIDENCE, EVIDENCE)))
+    return trunk
 
 
 def taught(trunk, orientations):
@@ -70,16 +76,16 @@ def test_answers_equal_numpy_on_the_embedding(exported, trunk, grids):
     assert (found["heat"] >= 0).all()
 
 
-def test_the_heat_map_adds_up_to_the_logit_where_all_of_it_is_positive(trunk, grids):
-    head, calibration = taught(trunk, 1)
-    kernel = np.abs(head.kernel)
-    # The pattern map has both signs; the maps of evidence have none below 0.
-    kernel[EVIDENCE:] = 0
-    positive = Head(kernel, np.zeros(3, np.float32))
-    model = taught_model(trunk, 1, SIZE, positive, calibration)
-    answers = {name: np.asarray(value) for name, value in model(pad_grids(grids)).items()}
-    logits = LOGIT_SCALE * answers["embedding"] @ positive.kernel
-    assert np.allclose(answers["heat"].mean(axis=(2, 3)), logits, rtol=1e-3, atol=1e-3)
+@pytest.mark.parametrize("orientations", [1, 8])
+def test_the_heat_map_adds_up_to_the_logit(trunk, grids, orientations):
+    head, calibration = taught(trunk, orientations)
+    model = taught_model(trunk, orientations, SIZE, head, calibration)
+    opposite = taught_model(trunk, orientations, SIZE, Head(-head.kernel, head.bias), calibration)
+    dies = pad_grids(grids)
+    answers = {name: np.asarray(value) for name, value in model(dies).items()}
+    # The map shows what speaks for a class; with the classifier turned round, what speaks against it.
+    heat = answers["heat"] - np.asarray(opposite(dies)["heat"])
+    assert np.allclose(heat.mean(axis=(2, 3)), LOGIT_SCALE * answers["embedding"] @ head.kernel, rtol=1e-3, atol=1e-3)
 
 
 def test_eight_orientations_give_the_same_answer_to_a_turned_wafer(exported, grids):
@@ -134,6 +140,18 @@ def test_the_figures_of_the_list_are_those_of_the_networks():
 
 
 TINY = Backbone("wafer-fast", "Tiny", 48, "wafer-fast.npz", 0, 0.0)
+
+
+def test_whitened_wafers_of_a_class_differ_alike_in_every_direction():
+    random = np.random.default_rng(2)
+    mixing, labels = random.normal(size=(4, 4)), np.repeat([0, 1, 2], 3000)
+    features = (random.normal(size=(9000, 4)) @ mixing + random.normal(size=(3, 4))[labels]).astype(np.float32)
+    mean, matrix = whitening_of(features, labels)
+    whitened = (features - mean) @ matrix
+    assert np.allclose(np.mean([whitened[labels == each].mean(axis=0) for each in range(3)], axis=0), 0, atol=1e-4)
+    before, after = (np.linalg.eigvalsh(np.cov(each[labels == 1].T)) for each in (features, whitened))
+    assert after[-1] / after[0] < 0.2 * before[-1] / before[0]
+    assert after[-1] < 1.1 * np.trace(np.cov(features[labels == 1].T)) / 4
 
 
 def test_saved_weights_come_back_and_damage_is_found(tmp_path):

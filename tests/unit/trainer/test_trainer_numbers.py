@@ -18,10 +18,13 @@ from services.trainer.calibration import (
 )
 from services.trainer.checkpoint import read_checkpoint, write_checkpoint
 from services.trainer.head import (
+    NORMAL_ODDS,
+    RATE,
     HeadState,
     class_weights,
     log_softmax,
     mean_loss,
+    normal_offset,
     prototype_head,
     smooth_targets,
     train_epoch,
@@ -70,9 +73,33 @@ def test_one_step_of_the_head_follows_the_gradient_of_its_loss():
     state = HeadState.at(start)
     loss, _ = train_epoch(state, embeddings, labels, weights, 12, itertools.repeat(1e-3))
     assert loss == pytest.approx(loss_at(start.kernel), rel=1e-4)
-    # The first step of Adam goes by the sign of the gradient, one learning rate far.
-    assert np.allclose(state.weights[:-1] - start.kernel, -1e-3 * np.sign(gradient), atol=2e-4)
+    # The first step of Adam goes by the sign of the gradient, one step size far.
+    assert np.allclose(state.weights[:-1] - start.kernel, -RATE * 1e-3 * np.sign(gradient), atol=4e-3)
     assert state.steps == 1
+
+
+def test_few_wafers_hold_the_head_at_the_class_means_and_many_let_it_go():
+    random = np.random.default_rng(6)
+    moved = []
+    for count in (10, 1000):
+        embeddings = random.normal(size=(count, 8)).astype(np.float32)
+        labels = (embeddings[:, 0] > 0).astype(np.int64)
+        state = HeadState.at(Head(np.zeros((8, 2), np.float32), np.zeros(2, np.float32)))
+        for _ in range(40):
+            train_epoch(state, embeddings, labels, np.ones(2, np.float32), count, itertools.repeat(1e-3))
+        moved.append(np.abs(state.weights[:-1]).max())
+    assert moved[0] < 0.5 * moved[1]
+
+
+def test_normal_wafers_are_expected_at_their_odds_and_never_less_than_they_are():
+    offset = normal_offset(np.repeat([0, 1, 2], 10), 3, normal=2)
+    assert np.allclose(offset, [0, 0, np.log(NORMAL_ODDS)])
+    # Weighted by 1 / sqrt(wafers), 40 wafers weigh twice as much as 10.
+    assert np.allclose(normal_offset(np.repeat([0, 1, 2], [10, 10, 40]), 3, 2), [0, 0, np.log(NORMAL_ODDS / 2)])
+    assert not normal_offset(np.repeat([0, 1, 2], [10, 10, 1000]), 3, 2).any()
+    assert not normal_offset(np.repeat([0, 1, 2], 10), 3, None).any()
+    head = Head(np.ones((2, 3), np.float32), np.zeros(3, np.float32)).shifted(offset)
+    assert np.allclose(head.logits(np.zeros((1, 2), np.float32)), [offset])
 
 
 def test_prototypes_tell_separate_classes_apart_at_once():
