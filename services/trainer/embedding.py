@@ -61,6 +61,12 @@ def unit_length(features: Any) -> Any:
     return features / length_of(features)
 
 
+def is_whitened(trunk: keras.Model) -> bool:
+    """Returns whether pretraining whitened the embedding of a trunk."""
+    layer = trunk.get_layer("embedding")
+    return hasattr(layer, "mean") and bool(np.any(layer.mean))
+
+
 def whitening_of(
     features: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

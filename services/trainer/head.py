@@ -41,6 +41,7 @@ class HeadState:
         mean: running mean of the gradient.
         square: running mean of its square.
         anchor: float32 (D, classes), the kernel that it is drawn back to.
+        pull: how strongly, in wafers; see ANCHOR_WAFERS.
         steps: steps done.
     """
 
@@ -48,13 +49,19 @@ class HeadState:
     mean: Array
     square: Array
     anchor: Array
+    pull: float
     steps: int = 0
 
     @classmethod
-    def at(cls, head: Head) -> HeadState:
-        """Returns the state of a classifier before its first step, drawn back to where it is now."""
+    def at(cls, head: Head, pull: float = ANCHOR_WAFERS) -> HeadState:
+        """Returns the state of a classifier before its first step, drawn back to where it is now.
+
+        Args:
+            head: the classifier.
+            pull: how strongly; 0 for embeddings that are not whitened, in which nearness says little.
+        """
         weights = np.concatenate([head.kernel, head.bias[None]]).astype(np.float32)
-        return cls(weights, np.zeros_like(weights), np.zeros_like(weights), weights[:-1].copy())
+        return cls(weights, np.zeros_like(weights), np.zeros_like(weights), weights[:-1].copy(), pull)
 
     @property
     def head(self) -> Head:
@@ -138,7 +145,7 @@ def train_epoch(
         learning_rates: learning rate of each step; the step size is RATE times it.
     """
     loss, right = 0.0, 0
-    pull = np.float32(ANCHOR_WAFERS / len(labels))
+    pull = np.float32(state.pull / len(labels))
     for start in range(0, len(labels), batch_size):
         part, label = embeddings[start : start + batch_size], labels[start : start + batch_size]
         logits = np.float32(LOGIT_SCALE) * (part @ state.weights[:-1] + state.weights[-1])

@@ -33,9 +33,9 @@ import tensorflow as tf
 from keras import ops
 from numpy.typing import NDArray
 
-from services.common.dataset_manifest import NORMAL_PATTERN
 from services.common.preprocessing import planes_of
 from services.common.splitting import Split, split_by_lot
+from services.common.task import NORMAL_PATTERN
 from services.common.wafer_set import WaferSet, read_wafer_set, write_wafer_set
 from services.trainer.augmentation import augment
 from services.trainer.backbones import BACKBONES, WEIGHTS_FOLDER, Backbone

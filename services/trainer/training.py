@@ -18,16 +18,18 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.dataset_manifest import NORMAL_PATTERN
 from services.common.evaluation import confusion_matrix, macro_f1
 from services.common.jobs.worker import PROGRESS_KIND, JobStopped
+from services.common.task import NORMAL_PATTERN
 from services.trainer.augmentation import augment
 from services.trainer.backbones import Backbone
 from services.trainer.checkpoint import read_checkpoint, write_checkpoint
 from services.trainer.domain import EPOCH_KIND, STAGE_KIND, EpochReport, TrainingConfig
+from services.trainer.embedding import is_whitened
 from services.trainer.features import copies_of, embed, embed_copies, embedder
 from services.trainer.fine_tuning import FineTuner
 from services.trainer.head import (
+    ANCHOR_WAFERS,
     HeadState,
     class_weights,
     cosine,
@@ -94,6 +96,7 @@ class _Progress:
         right: wafers right in those steps.
         best_epoch: best epoch so far, 0 before the first.
         best_score: its macro-F1 and its negative loss on the tune wafers.
+        best_shifted: whether it expects normal wafers at their odds; see `head.normal_offset`.
     """
 
     epoch: int = 0
@@ -105,6 +108,7 @@ class _Progress:
     right: int = 0
     best_epoch: int = 0
     best_score: tuple[float, float] = (-1.0, 0.0)
+    best_shifted: bool = False
 
 
 def teach(
@@ -133,6 +137,7 @@ class _Teaching:
         self._wafers, self._classes = wafers, len(wafers.classes)
         self._embed = embedder(embedding_model(trunk, backbone.orientations))
         self._orientations = backbone.orientations
+        self._pull = ANCHOR_WAFERS if is_whitened(trunk) else 0.0
         normal = next((index for index, each in enumerate(wafers.classes) if each.pattern == NORMAL_PATTERN), None)
         self._offset = normal_offset(wafers.train.labels, self._classes, normal)
         selection = np.random.default_rng([config.seed, 0]).permutation(len(wafers.tune))[:SELECTION_WAFERS]
@@ -171,7 +176,8 @@ class _Teaching:
         if self._best_trunk is not None:
             self._trunk.set_weights(self._best_trunk)
         assert self._best_head is not None  # noqa: S101 - at least one epoch ran
-        return Taught(self._best_head, self._progress.best_epoch, self._progress.epoch)
+        head = self._best_head.shifted(self._offset) if self._progress.best_shifted else self._best_head
+        return Taught(head, self._progress.best_epoch, self._progress.epoch)
 
     def _begin_training(self) -> None:
         share = self._share_done(0.0)
@@ -209,7 +215,8 @@ class _Teaching:
         return check
 
     def _first_head(self, copies: NDArray[np.float32]) -> HeadState:
-        return HeadState.at(prototype_head(copies.mean(axis=1), self._wafers.train.labels, self._classes))
+        head = prototype_head(copies.mean(axis=1), self._wafers.train.labels, self._classes)
+        return HeadState.at(head, self._pull)
 
     def _train_head(self, state: HeadState, copies: NDArray[np.float32], tune: NDArray[np.float32]) -> None:
         config, progress, labels = self._config, self._progress, self._wafers.train.labels
@@ -221,14 +228,14 @@ class _Teaching:
             random = np.random.default_rng([config.seed, 2, progress.epoch])
             rates = cosine(config.learning_rate, state.steps, self._head_epochs * steps)
             loss, accuracy = train_epoch_on_copies(state, copies, labels, weights, config.batch_size, rates, random)
-            self._end_epoch(loss, accuracy, state.head.shifted(self._offset), tune)
+            self._end_epoch(loss, accuracy, state.head, tune)
             self._save_if_due(state, CHECKPOINT_SECONDS / 10)
 
     def _fine_tune(self, saved: dict[str, NDArray[Any]] | None) -> None:
         config, progress, train = self._config, self._progress, self._wafers.train
         best_head = self._best_head if saved is None else Head(saved["best_kernel"], saved["best_bias"])
         assert best_head is not None  # noqa: S101 - the classifier's own epochs ran before
-        tuner = self._tuner = FineTuner(self._trunk, best_head.shifted(-self._offset))
+        tuner = self._tuner = FineTuner(self._trunk, best_head)
         if saved is None:
             progress.fine_tuning, progress.stale = True, 0
             self._best_trunk = self._trunk.get_weights()
@@ -250,7 +257,7 @@ class _Teaching:
             tune = embed(self._embed, self._tune.planes, lambda _: self._listener.check_cancelled(), self._orientations)
             loss, accuracy = progress.loss / len(train), progress.right / len(train)
             progress.fine_epochs, progress.step, progress.loss, progress.right = progress.fine_epochs + 1, 0, 0.0, 0
-            self._end_epoch(loss, accuracy, tuner.head.shifted(self._offset), tune)
+            self._end_epoch(loss, accuracy, tuner.head, tune)
             self._save_if_due(None, CHECKPOINT_SECONDS / 10)
 
     def _fine_tune_step(self, tuner: FineTuner, order: NDArray[np.int64], steps: int) -> None:
@@ -274,14 +281,18 @@ class _Teaching:
     def _end_epoch(self, loss: float, accuracy: float, head: Head, tune: NDArray[np.float32]) -> None:
         progress, labels = self._progress, self._tune.labels
         logits = head.logits(tune)
+        # The odds of normal wafers are a good guess, unless the tune wafers say otherwise.
+        shifted = self._score(logits + self._offset) >= self._score(logits)
+        logits = logits + self._offset if shifted else logits
         predicted = logits.argmax(axis=1)
         tune_loss = mean_loss(logits, labels)
-        score = (macro_f1(confusion_matrix(labels, predicted, self._classes)), -tune_loss)
+        score = (self._score(logits), -tune_loss)
         progress.epoch += 1
         best = score > progress.best_score
         progress.stale = 0 if best else progress.stale + 1
         if best:
             progress.best_epoch, progress.best_score, self._best_head = progress.epoch, score, head
+            progress.best_shifted = shifted
             if progress.fine_tuning:
                 self._best_trunk = self._trunk.get_weights()
         report = EpochReport(
@@ -297,6 +308,10 @@ class _Teaching:
         )
         data = {name: getattr(report, name) for name in EpochReport.__slots__}
         self._listener.report(EPOCH_KIND, progress=self._share_done(0.0), **data)
+
+    def _score(self, logits: NDArray[np.float32]) -> float:
+        """Returns the macro-F1 of logits on the tune wafers."""
+        return macro_f1(confusion_matrix(self._tune.labels, logits.argmax(axis=1), self._classes))
 
     def _come_further(self, stage: str, share: float) -> None:
         """Reports how far a stage has come; `share` of the whole work is done."""
@@ -332,7 +347,7 @@ class _Teaching:
         if "best_kernel" in arrays:
             self._best_head = Head(arrays["best_kernel"], arrays["best_bias"])
         weights, mean, square, anchor = (arrays[name] for name in ("weights", "mean", "square", "anchor"))
-        return HeadState(weights, mean, square, anchor, int(arrays["steps"]))
+        return HeadState(weights, mean, square, anchor, self._pull, int(arrays["steps"]))
 
 
 def _fine_tune_budget(wafers: int) -> int:

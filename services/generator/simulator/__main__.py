@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.dataset_manifest import NORMAL_PATTERN
+from services.common.task import NORMAL_PATTERN
 from services.common.wafer_set import read_wafer_set, write_wafer_set
 from services.generator.simulator import PATTERNS, SimulatedClass, lay_over, simulate
 

@@ -15,6 +15,7 @@ from services.common.store import open_store
 from services.trainer import training
 from services.trainer.backbones import Backbone
 from services.trainer.domain import EPOCH_KIND, TrainingConfig
+from services.trainer.embedding import pooled_of, unit_length, whitening_of
 from services.trainer.teaching_set import read_teaching_set
 from services.trainer.training import teach
 from services.trainer.trunks import wafer_cnn
@@ -36,12 +37,17 @@ def wafers(tmp_path_factory):
 
 
 def fresh_trunk():
-    """An untaught trunk whose batch normalisation has seen wafers."""
+    """An untaught trunk whose batch normalisation and whitening have seen wafers."""
     keras.utils.set_random_seed(1)
     trunk = wafer_cnn(SIZE, (8, 12, 16), "tiny")
     planes = planes_of([grid for pattern in PATTERNS for grid in simulated(pattern, 8)[0]], SIZE)
     for _ in range(30):
         trunk(planes, training=True)
+    evidence = unit_length(pooled_of(trunk(planes)[:-1])[0])
+    layer = trunk.get_layer("embedding")
+    mean, matrix = whitening_of(np.asarray(evidence), np.repeat(np.arange(len(PATTERNS)), 8))
+    layer.mean.assign(mean)
+    layer.matrix.assign(matrix)
     return trunk
 
 
