@@ -22,7 +22,7 @@ from services.common import evaluation as scores
 from services.common.errors import InvalidArgumentError
 from services.common.wafer_map import WaferMap
 
-PROTOCOLS = ("full", "few-shot", "unknown", "generated", "label-noise", "ablation")
+PROTOCOLS = ("full", "few-shot", "several", "unknown", "generated", "label-noise", "ablation")
 """What the trainer's own program measures; `python -m services.trainer.protocols NAME --help` lists their options."""
 
 _LOT = 1024
@@ -55,7 +55,8 @@ def evaluate(
         str,
         typer.Option(
             help="Instead of a model, measure how well these wafers can be learned: full (a whole training), few-shot "
-            "(5 to 50 wafers a class), unknown (patterns nobody taught), generated (what generated wafers add), "
+            "(5 to 50 wafers a class), several (several patterns a wafer), unknown (patterns nobody taught), generated "
+            "(what generated wafers add), "
             "label-noise (wrong labels), ablation (several weights)."
         ),
     ] = "",

@@ -13,7 +13,7 @@ from typing import Any
 
 from services.common.errors import TeachwaferError
 from services.common.wafer_set import read_wafer_set
-from services.trainer.protocols import ablation, few_shot, full, generated, label_noise, report, suite, unknown
+from services.trainer.protocols import ablation, few_shot, full, generated, label_noise, report, several, suite, unknown
 from services.trainer.protocols.split_set import SplitSet, split_set
 
 _DOCUMENT = "Measures how good teachwafer is, by one protocol."
@@ -39,6 +39,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
     for name, module in (
         ("full", full),
         ("few-shot", few_shot),
+        ("several", several),
         ("unknown", unknown),
         ("generated", generated),
         ("label-noise", label_noise),

@@ -19,13 +19,14 @@ from services.common.jobs.worker import open_context
 from services.common.model_manifest import ModelManifest
 from services.common.preprocessing import pad_grids
 from services.common.store import BlobStore, open_store
+from services.common.task import NORMAL_PATTERN, Task
 from services.trainer.backbones import BackboneLibrary
 from services.trainer.domain import JOB_KIND, TrainingConfig, TrainingOutcome, TrainingSpec
 from services.trainer.export.onnx import batches_by_size, open_session
 from services.trainer.head import Array
 from services.trainer.network import Head
 from services.trainer.protocols.progress import Progress
-from services.trainer.protocols.split_set import NORMAL, Rows, SplitSet, first_of_each
+from services.trainer.protocols.split_set import Rows, SplitSet, first_of_each
 from services.trainer.publishing import CANDIDATE_FILE, MODEL_FILE
 from services.trainer.teaching import KERAS_FILE, run
 
@@ -90,7 +91,7 @@ def teach_job(folder: Path, wafers: SplitSet, config: TrainingConfig, library: B
         library: pretrained weights.
     """
     store = open_store(str(folder / "store"))
-    freeze(store, "measured", wafers, np.arange(len(wafers)))
+    freeze(store, "measured", wafers, np.arange(len(wafers)), config.task)
     order = WorkOrder("measured", JOB_KIND, store.url, TrainingSpec("measured", (), config).to_json())
     RunFolder(folder / "run").prepare(order, _ATTEMPT)
     context = open_context(folder / "run", _ATTEMPT)
@@ -99,15 +100,30 @@ def teach_job(folder: Path, wafers: SplitSet, config: TrainingConfig, library: B
     return TaughtModel(outcome, manifest, context.folder)
 
 
-def freeze(store: BlobStore, dataset_id: str, wafers: SplitSet, rows: Rows) -> None:
-    """Writes some wafers as a data set version; their identifiers are their positions in the set."""
-    classes = [DatasetClass(name, name, name if name in _PATTERNS else "") for name in wafers.classes]
+def freeze(store: BlobStore, dataset_id: str, wafers: SplitSet, rows: Rows, task: Task = Task.SINGLE) -> None:
+    """Writes some wafers as a data set version; their identifiers are their positions in the set.
+
+    Args:
+        store: where to.
+        dataset_id: its identifier.
+        wafers: the set.
+        rows: positions of the wafers.
+        task: with several patterns a wafer, labels are taken apart at `+`.
+    """
+    several = task is Task.SEVERAL
+    names = patterns_of(wafers.classes) if several else wafers.classes
+    classes = [DatasetClass(name, name, name if name in _PATTERNS else "") for name in names]
+
+    def shown(row: int) -> list[str]:
+        return wafers.names[row].split("+") if several else [wafers.names[row]]
+
     with DatasetWriter(store, dataset_id, classes) as writer:
         writer.add(
             DatasetWafer(
                 wafer_id=str(row),
                 dies=wafers.grids[row],
-                class_id=wafers.names[row],
+                class_id=shown(row)[0],
+                also=tuple(shown(row)[1:]),
                 lot=wafers.lots[row],
                 origin=Origin.UPLOADED,
                 split=Split(str(wafers.sides[row])),
@@ -115,6 +131,11 @@ def freeze(store: BlobStore, dataset_id: str, wafers: SplitSet, rows: Rows) -> N
             for row in rows
         )
         writer.finish()
+
+
+def patterns_of(labels: Sequence[str]) -> tuple[str, ...]:
+    """Returns the different patterns in labels that `+` joins, sorted."""
+    return tuple(sorted({name for label in labels for name in label.split("+")}))
 
 
 def generate_job(folder: Path, wafers: SplitSet, rows: Rows, method: str, counts: dict[str, int], seed: int) -> Dataset:
@@ -161,4 +182,4 @@ def thinned(wafers: SplitSet, most: int | None, seed: int) -> SplitSet:
     return wafers.chosen(np.sort(np.concatenate([kept, wafers.rows(Split.TUNE, Split.TEST)])))
 
 
-_PATTERNS = ("Center", "Donut", "Edge-Loc", "Edge-Ring", "Loc", "Near-full", "Random", "Scratch", NORMAL)
+_PATTERNS = ("Center", "Donut", "Edge-Loc", "Edge-Ring", "Loc", "Near-full", "Random", "Scratch", NORMAL_PATTERN)

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from services.common.task import Task
 from services.trainer.backbones import BACKBONES, WEIGHTS_FOLDER
 from services.trainer.domain import TrainingConfig
 
@@ -39,7 +40,7 @@ def add_teaching(parser: argparse.ArgumentParser, seeds: int) -> None:
     )
 
 
-def config_of(options: argparse.Namespace, seed: int) -> TrainingConfig:
+def config_of(options: argparse.Namespace, seed: int, task: Task = Task.SINGLE) -> TrainingConfig:
     """Returns the settings of one job."""
     return TrainingConfig(
         epochs=options.epochs,
@@ -47,6 +48,7 @@ def config_of(options: argparse.Namespace, seed: int) -> TrainingConfig:
         backbone=options.backbone,
         fine_tune=not options.no_fine_tune,
         seed=seed,
+        task=task,
     )
 
 

@@ -23,6 +23,7 @@ P1, P1_STRETCH, P4, P4_WORST = 0.915, 0.93, 0.93, 0.89
 P2 = {5: 0.90, 10: 0.905, 20: 0.91, 50: 0.915}
 P2_NEW = {5: 0.82, 10: 0.85, 20: 0.87, 50: 0.89}
 P2_NEW_CLASSES = {5: 0.65, 10: 0.70, 20: 0.75, 50: 0.80}
+P3, P3_EXACT = 0.985, 0.97
 P5, P5_ERROR, P5_DEFECTS, ECE, P7 = 0.92, 0.01, 0.85, 0.01, 1e-4
 P6 = 0.02
 P6_SIZES = (5, 10, 20)
@@ -147,6 +148,12 @@ def _few_shot_rows(result: Result) -> Iterator[list[str]]:
             yield _row("P2b", what, figure, spread, P2_NEW_CLASSES[size])
 
 
+def _several_rows(result: Result) -> Iterator[list[str]]:
+    mean, spread, title = result["mean"], result["spread"], title_of(result)
+    yield _row("P3", f"{title}: macro-F1", mean["macro_f1"], spread["macro_f1"], P3)
+    yield _row("P3", f"{title}: exact match", mean["exact_match"], spread["exact_match"], P3_EXACT)
+
+
 def _unknown_rows(result: Result) -> Iterator[list[str]]:
     score, title = result["scores"][GRAPH], title_of(result)
     yield _row("P4", f"{title}: AUROC", score["mean"], score["spread"], P4)
@@ -174,6 +181,7 @@ def _label_noise_rows(result: Result) -> Iterator[list[str]]:
 _ROWS: Mapping[str, Callable[[Result], Iterator[list[str]]]] = {
     "full": _full_rows,
     "few-shot": _few_shot_rows,
+    "several": _several_rows,
     "unknown": _unknown_rows,
     "generated": _generated_rows,
     "label-noise": _label_noise_rows,

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from services.common.errors import InvalidArgumentError
 from services.common.splitting import Split, split_by_lot
+from services.common.task import NORMAL_PATTERN
 from services.common.wafer_map import dies_sha256
 from services.common.wafer_set import WaferSet
 
-NORMAL = "none"
+NORMAL = NORMAL_PATTERN
 """Label of wafers without a pattern."""
 SPLIT_SEED = 0
 """Seed of the split; the shipped networks were pretrained on the training lots of this one."""

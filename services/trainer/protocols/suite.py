@@ -17,6 +17,7 @@ from services.trainer.protocols.progress import say
 from services.trainer.protocols.report import RESULTS_FOLDER, write_pages
 
 WM = ("--source", "WM-811K")
+MIXED = ("--source", "MixedWM38")
 _NEW = ("--new-classes", "Donut", "Loc", "Scratch")
 _LONG = ("--epochs", "12", "--batch-size", "64")
 _BEST = ("--backbone", "wafer-best")
@@ -31,6 +32,7 @@ MEASUREMENTS: Sequence[tuple[str, str, Sequence[str]]] = (
     ("full-1-fast", "Fast", ("full", *WM, *_LONG, "--seeds", "0", "1", "2")),
     ("full-2-balanced", "Balanced", ("full", *WM, *_LONG, *_BALANCED, "--no-fine-tune", "--seeds", "0", "1", "2")),
     ("full-3-best", "Best", ("full", *WM, *_LONG, *_BEST, "--no-fine-tune", "--seeds", "0", "1", "2")),
+    ("several-1-fast", "Fast", ("several", *MIXED, *_LONG, "--seeds", "0", "1", "2")),
     ("unknown-1-fast", "Fast, taught without the class", ("unknown", *WM, *_LONG, "--no-fine-tune")),
     ("generated-1-all", "Fast, every class few", ("generated", *WM, "--methods", "variations")),
     ("generated-2-rare", "Fast, four rare classes few", ("generated", *WM, *_RARE, "--others", "50")),

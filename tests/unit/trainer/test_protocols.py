@@ -8,18 +8,22 @@ import numpy as np
 import pytest
 
 from gateway.cli import asking
+from services.common.dataset import open_dataset
 from services.common.errors import InvalidArgumentError
 from services.common.splitting import Split
+from services.common.store import open_store
+from services.common.task import Task
 from services.common.wafer_set import WaferSet
 from services.trainer.protocols import report
 from services.trainer.protocols.command import PROTOCOLS, command_line, main
 from services.trainer.protocols.few_shot import Pool, drawn_rows, few_shot, score_of
 from services.trainer.protocols.full import among_defects, error_curve
 from services.trainer.protocols.generated import differences, pair
-from services.trainer.protocols.jobs import thinned
+from services.trainer.protocols.jobs import freeze, thinned
 from services.trainer.protocols.label_noise import confident_joint, folds_of, repeats
 from services.trainer.protocols.numbers import mean_interval
 from services.trainer.protocols.pages import PAGES, verdict
+from services.trainer.protocols.several import exact_by_combination, exact_by_count, shown_sets
 from services.trainer.protocols.split_set import split_set
 from services.trainer.protocols.unknown import RelativeMahalanobis, unknown_of
 from tests.unit.trainer.wafers import simulated
@@ -235,6 +239,26 @@ def test_unknown_leaves_each_class_out_in_turn(tmp_path, capsys):
     assert all(0 <= value <= 1 for value in run["auroc"].values())
     assert run["auroc"]["graph's novelty"] > 0.5
     assert told["scores"]["softmax"]["worst"] == pytest.approx(run["auroc"]["softmax"])
+
+
+def test_exact_match_by_hand():
+    patterns = ("Center", "Loc", "none")
+    told = shown_sets(np.array([[0.9, 0.6, 0.0], [0.9, 0.2, 0.1], [0.4, 0.3, 0.9]], np.float32), patterns)
+    assert told == [{"Center", "Loc"}, {"Center"}, set()]
+    names = ["Center+Loc", "Center+Loc", "none"]
+    assert exact_by_count(names, told) == {"0": 1.0, "2": 0.5}
+    assert exact_by_combination(names, told) == {"Center+Loc": 0.5, "none": 1.0}
+
+
+def test_labels_are_taken_apart_for_several_patterns(tmp_path):
+    grids = simulated("Center", 8)[0]
+    wafers = split_set(WaferSet(grids, ["Center+Loc", "Loc", "none", "Center+Loc"] * 2))
+    store = open_store(str(tmp_path))
+    freeze(store, "set", wafers, np.arange(8), Task.SEVERAL)
+    with open_dataset(store, "set") as dataset:
+        assert [each.class_id for each in dataset.classes] == ["Center", "Loc", "none"]
+        shown = ["+".join(wafer.class_ids) for wafer in dataset.iter_wafers()]
+    assert shown == wafers.names
 
 
 def test_generated_pairs_with_the_generator_s_own_program(tmp_path, capsys):
