@@ -109,7 +109,7 @@ def _unknown(figure: Any, results: Sequence[Result]) -> None:
         )
     axes.set_xticks(np.arange(len(names)) + 0.4 - width / 2, names, rotation=30, ha="right")
     axes.set(ylim=(0.5, 1.0), ylabel="AUROC", title=title_of(first))
-    axes.legend(fontsize=7, title="left out")
+    figure.legend(loc="outside right upper", fontsize=7, title="left out")
 
 
 def _generated(figure: Any, results: Sequence[Result]) -> None:

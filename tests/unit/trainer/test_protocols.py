@@ -26,6 +26,7 @@ from services.trainer.protocols.pages import PAGES, verdict
 from services.trainer.protocols.several import exact_by_combination, exact_by_count, shown_sets
 from services.trainer.protocols.split_set import split_set
 from services.trainer.protocols.unknown import RelativeMahalanobis, unknown_of
+from tests.quality import rivals
 from tests.unit.trainer.wafers import simulated
 
 # Keras 3.15 reads TensorFlow's variables in a way that NumPy 2 frowns at.
@@ -307,6 +308,17 @@ def test_a_class_in_one_lot_cannot_be_judged(tmp_path, capsys):
     path = write(tmp_path / "set.npz", ["Center", "none"], lots=1)
     assert main(["few-shot", "--wafers", path]) == 1
     assert "other lots" in capsys.readouterr().err
+
+
+def test_a_rival_is_judged_by_the_same_wafers(tmp_path, capsys):
+    path = write(tmp_path / "set.npz", ["Center", "Edge-Ring", "none"], lots=9, count=18)
+    keep = tmp_path / "rival.json"
+    assert rivals.main(["full", "cnn", "--wafers", path, "--steps", "3", "--batch-size", "8", "--keep", str(keep)]) == 0
+    result = json.loads(keep.read_text())
+    wafers = split_set(wafer_set(["Center", "Edge-Ring", "none"], lots=9, count=18))
+    assert result["rival"] is True
+    assert result["test_wafers"] == np.sum(result["runs"][0]["confusion"]) == len(wafers.rows(Split.TEST))
+    assert "| Plain CNN from scratch |" in report.page_of("full", [result])
 
 
 def test_the_command_line_offers_every_protocol():
