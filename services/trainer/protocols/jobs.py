@@ -21,7 +21,7 @@ from services.common.preprocessing import pad_grids
 from services.common.store import BlobStore, open_store
 from services.common.task import NORMAL_PATTERN, Task
 from services.trainer.backbones import BackboneLibrary
-from services.trainer.domain import JOB_KIND, TrainingConfig, TrainingOutcome, TrainingSpec
+from services.trainer.domain import JOB_KIND, TrainingConfig, TrainingOutcome, TrainingSpec, check_spec
 from services.trainer.export.onnx import batches_by_size, open_session
 from services.trainer.head import Array
 from services.trainer.network import Head
@@ -89,10 +89,15 @@ def teach_job(folder: Path, wafers: SplitSet, config: TrainingConfig, library: B
         wafers: what to teach and what judges; sides are kept.
         config: settings of the job.
         library: pretrained weights.
+
+    Raises:
+        InvalidArgumentError: a setting is out of range, or this release has no such task.
     """
+    spec = TrainingSpec("measured", (), config)
+    check_spec(spec)
     store = open_store(str(folder / "store"))
     freeze(store, "measured", wafers, np.arange(len(wafers)), config.task)
-    order = WorkOrder("measured", JOB_KIND, store.url, TrainingSpec("measured", (), config).to_json())
+    order = WorkOrder("measured", JOB_KIND, store.url, spec.to_json())
     RunFolder(folder / "run").prepare(order, _ATTEMPT)
     context = open_context(folder / "run", _ATTEMPT)
     outcome = run(context, library)
