@@ -1,8 +1,12 @@
-"""Small pieces of the report's pages."""
+"""Small pieces of the report's pages, of results and of Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Result = Mapping[str, Any]
+"""A kept result: JSON values by name."""
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -40,3 +44,19 @@ def points(value: float) -> str:
 def code(lines: Sequence[str]) -> str:
     """Returns a block of commands."""
     return "\n".join(["```", *lines, "```"]) if lines else ""
+
+
+def title_of(result: Result) -> str:
+    """Returns what a result is called."""
+    return str(result.get("title") or result.get("backbone") or result["protocol"])
+
+
+def score_cell(result: Result, name: str) -> str:
+    """Returns a score of a result whose jobs were repeated over seeds."""
+    return with_spread(result["mean"][name], result["spread"][name], len(result["runs"]))
+
+
+def repeat(results: Sequence[Result]) -> str:
+    """Returns the commands that repeat results."""
+    commands = [str(each["command"]) for each in results if each.get("command")]
+    return joined("## Repeat it", code(commands)) if commands else ""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from services.trainer.protocols.pages import Result, title_of
+from services.trainer.protocols.markdown import Result, title_of
 
 
 def draw(protocol: str, results: Sequence[Result], folder: Path) -> list[str]:

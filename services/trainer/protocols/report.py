@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from services.common.errors import InvalidArgumentError
-from services.trainer.protocols.markdown import joined, share, table
-from services.trainer.protocols.pages import PAGES, Result, title_of, verdict
+from services.trainer.protocols.markdown import Result, joined, share, table, title_of
+from services.trainer.protocols.pages import PAGES
+from services.trainer.protocols.pages_of_checks import verdict
 from services.trainer.protocols.progress import say
 from services.trainer.protocols.unknown import GRAPH
 

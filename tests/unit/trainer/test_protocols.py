@@ -22,7 +22,8 @@ from services.trainer.protocols.generated import differences, pair
 from services.trainer.protocols.jobs import freeze, thinned
 from services.trainer.protocols.label_noise import confident_joint, folds_of, repeats
 from services.trainer.protocols.numbers import mean_interval
-from services.trainer.protocols.pages import PAGES, verdict
+from services.trainer.protocols.pages import PAGES
+from services.trainer.protocols.pages_of_checks import verdict
 from services.trainer.protocols.several import exact_by_combination, exact_by_count, shown_sets
 from services.trainer.protocols.split_set import split_set
 from services.trainer.protocols.unknown import RelativeMahalanobis, unknown_of
