@@ -25,7 +25,8 @@ def serve(
     """Run the portal and its services until Ctrl-C or SIGTERM.
 
     Ports are settings: TEACHWAFER_GATEWAY_PORT (8080), _TRAINER_PORT (8021), _GENERATOR_PORT (8011),
-    _PREDICTOR_GRPC_PORT (8001), _PREDICTOR_METRICS_PORT (8002). A program that crashes is started again.
+    _PREDICTOR_GRPC_PORT (8001), _PREDICTOR_METRICS_PORT (8002), _PREDICTOR_REST_PORT (8000). A program that crashes is
+    started again.
     """
     settings = Reach(home).settings()
     asyncio.run(_serve(Output(as_json), settings, portal=not no_portal, free_ports=free_ports))

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 from services.common.model_repository import ModelRepository
 from services.common.program import run_program
-from services.common.server import GrpcServer, announce_listening
+from services.common.server import GrpcServer, TlsFiles, announce_listening
 from services.predictor import kserve_servicer, servicer
 from services.predictor.inference import InferenceRunner
 from services.predictor.kserve_servicer import KServeServicer
@@ -17,13 +17,14 @@ from services.predictor.metrics import MetricsServer
 from services.predictor.model_config import ModelControl
 from services.predictor.model_server import ModelServer
 from services.predictor.response_cache import ResponseCache
+from services.predictor.rest_server import RestServer, serving_rest
 from services.predictor.servicer import PredictorServicer
 from services.predictor.settings import PredictorSettings
 from services.predictor.shared_memory import SharedMemory
 from services.predictor.tracing import Tracer
 
 SERVICE = "predictor"
-METRICS = "predictor-metrics"
+METRICS, REST = "predictor-metrics", "predictor-rest"
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +53,20 @@ async def serve(settings: PredictorSettings) -> None:
         metrics = MetricsServer(models, settings.host, settings.predictor_metrics_port)
         with contextlib.closing(metrics):
             await server.start()
+            rest = RestServer(
+                kserve,
+                settings.host,
+                settings.predictor_rest_port,
+                max_body_bytes=settings.max_message_bytes,
+                deadline_s=settings.default_deadline_seconds,
+                max_concurrent=settings.max_concurrent_rpcs,
+                tls=TlsFiles.from_settings(settings),
+            )
             announce_listening(METRICS, metrics.port, settings.port_file_dir)
-            await asyncio.to_thread(models.load_all)
-            server.set_serving(True)
-            async with _polled(models, settings):
+            announce_listening(REST, rest.port, settings.port_file_dir)
+            async with serving_rest(rest), _polled(models, settings):
+                await asyncio.to_thread(models.load_all)
+                server.set_serving(True)
                 await server.run()
 
 

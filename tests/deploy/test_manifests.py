@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 K8S = ROOT / "deploy" / "k8s"
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 COMPONENTS = sorted(path.name for path in (K8S / "components").iterdir())
-SERVICES = {"predictor": {8001, 8002}, "trainer": {8021}, "generator": {8011}, "gateway": {8080}}
+SERVICES = {"predictor": {8000, 8001, 8002}, "trainer": {8021}, "generator": {8011}, "gateway": {8080}}
 
 
 def render(folder: Path) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 from inference import grpc_service_pb2_grpc
 from teachwafer.predictor.v1 import predictor_pb2_grpc
@@ -20,6 +21,7 @@ from services.predictor.log_settings import LogSettings
 from services.predictor.model_config import ModelControl
 from services.predictor.model_server import ModelServer
 from services.predictor.response_cache import ResponseCache
+from services.predictor.rest_server import RestServer, serving_rest
 from services.predictor.servicer import PredictorServicer
 from services.predictor.shared_memory import SharedMemory
 from services.predictor.tracing import Tracer
@@ -38,6 +40,7 @@ class Server:
         handlers: The handlers that both forms of the open protocol go through.
         traces: File of its traces.
         draining: Set when it stops.
+        rest: Client of the REST form.
     """
 
     models: ModelServer
@@ -47,6 +50,7 @@ class Server:
     handlers: KServeServicer
     traces: Path
     draining: asyncio.Event
+    rest: httpx.AsyncClient
 
 
 Serve = Callable[..., contextlib.AbstractAsyncContextManager[Server]]
@@ -63,6 +67,7 @@ def serve(tmp_path: Path) -> Serve:
         shared_memory: bool = True,
         threads: int | None = None,
         log_settings: LogSettings | None = None,
+        max_body_bytes: int = 1 << 20,
     ) -> AsyncIterator[Server]:
         root = tmp_path / "models"
         models = ModelServer(ModelRepository(root), control)
@@ -81,7 +86,12 @@ def serve(tmp_path: Path) -> Serve:
 
         names = (servicer.SERVICE_NAME, kserve_servicer.SERVICE_NAME)
         with contextlib.closing(runner):
-            async with serving(add, service_names=names) as served:
+            rest = RestServer(handlers, "127.0.0.1", 0, max_body_bytes=max_body_bytes)
+            async with (
+                serving(add, service_names=names) as served,
+                serving_rest(rest),
+                httpx.AsyncClient(base_url=f"http://127.0.0.1:{rest.port}", timeout=60) as client,
+            ):
                 yield Server(
                     models,
                     root,
@@ -90,6 +100,7 @@ def serve(tmp_path: Path) -> Serve:
                     handlers,
                     traces,
                     draining,
+                    client,
                 )
 
     return start

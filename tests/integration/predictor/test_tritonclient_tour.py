@@ -27,7 +27,7 @@ CODES = {
 PORTS = {"grpc": "predictor", "http": "predictor-rest"}
 
 
-@pytest.mark.parametrize("protocol", ["grpc"])
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_the_published_client_gets_what_it_asks_for(tmp_path: Path, protocol: str) -> None:
     home = tmp_path / "home"
     publish_tiny_model(ModelRepository(home / "models"), "tiny", tmp_path)
