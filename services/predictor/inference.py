@@ -157,7 +157,12 @@ class InferenceRunner:
                 with self._admitted(items):
                     if members:
                         self._batcher.submit(model, members, wishes.priority, wishes.timeout_us)
-                    answer = join(await asyncio.gather(*(member.answer for member in members)))
+                    # Most calls are one member, which needs nothing that gathers.
+                    answer = join(
+                        [await members[0].answer]
+                        if len(members) == 1
+                        else await asyncio.gather(*(member.answer for member in members))
+                    )
                 runs = [member.run for member in members if member.run is not None]
                 if cached:
                     keeping = time.perf_counter()
@@ -212,5 +217,7 @@ def _in_order(chunks: list[list[int]], results: Sequence[Outputs], outputs: Sequ
     """Puts the rows of the chunks back into the order of the wafers."""
     if not chunks:
         return {name: np.zeros(0, np.float32) for name in outputs}
+    if len(chunks) == 1 and chunks[0] == list(range(len(chunks[0]))):
+        return results[0]
     order = np.argsort(np.concatenate([np.asarray(chunk) for chunk in chunks]))
     return {name: np.concatenate([result[name] for result in results])[order] for name in outputs}

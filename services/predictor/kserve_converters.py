@@ -111,9 +111,9 @@ def inputs_from_proto(
         NotFoundError: It names an unknown region of shared memory.
     """
     config = model.session.config
-    infos = {each.name: each for each in config.inputs}
+    infos = model.session.taken
     names = [each.name for each in request.inputs]
-    if sorted(names) != sorted(infos):
+    if len(names) != len(infos) or infos.keys() != set(names):
         raise InvalidArgumentError(
             f"Expected exactly the input{'s' * (len(infos) > 1)} {', '.join(map(repr, infos))}. "
             f"Received: {names[:10]}.",
@@ -126,7 +126,8 @@ def inputs_from_proto(
     for index, tensor in enumerate(request.inputs):
         field = f"inputs[{index}]"
         info = infos[tensor.name]
-        _check_parameters(tensor.parameters, f"{field}.parameters")
+        if tensor.parameters:
+            _check_parameters(tensor.parameters, f"{field}.parameters")
         if tensor.datatype != info.datatype:
             raise InvalidArgumentError(
                 f"Expected the data type {info.datatype!r}. Received: {tensor.datatype[:50]!r}.", f"{field}.datatype"
@@ -141,7 +142,7 @@ def inputs_from_proto(
             )
         else:
             tensors[tensor.name] = _from_typed(tensor, info.datatype, shape, field)
-    batches = {each.shape[0] for each in tensors.values()} if config.max_batch_size else set()
+    batches = {each.shape[0] for each in tensors.values()} if config.max_batch_size and len(tensors) > 1 else set()
     if len(batches) > 1:
         raise InvalidArgumentError(
             f"Expected inputs with one batch size. Received: {sorted(batches)[:5]} as their first dimensions.",
@@ -159,7 +160,7 @@ def outputs_from_proto(
         InvalidArgumentError: A name is unknown or comes twice, or a parameter is wrong.
         NotFoundError: It names an unknown region of shared memory.
     """
-    infos = {each.name: each for each in model.session.config.outputs}
+    infos = model.session.answered
     if not request.outputs:
         return [WantedOutput(name) for name in infos]
     names = [each.name for each in request.outputs]
@@ -213,7 +214,7 @@ def infer_to_proto(
     Raises:
         InvalidArgumentError: An output does not fit into its part of shared memory.
     """
-    infos = {each.name: each for each in model.session.config.outputs}
+    infos = model.session.answered
     response = grpc_service_pb2.ModelInferResponse(
         model_name=model.name, model_version=str(model.version), id=request.id
     )

@@ -76,6 +76,8 @@ class ModelSession:
         inputs: Inputs of its graph.
         outputs: Outputs of its graph.
         config: How it is served.
+        taken: What callers send, by name.
+        answered: What callers get, by name.
 
     Raises:
         DataLossError: Its files are damaged, its graph is not what its manifest says or it does not repeat its golden
@@ -97,8 +99,8 @@ class ModelSession:
             self._check_graph(manifest)
             self._check_golden(folder / manifest.golden)
         self.config = completed(name, written, self.inputs, self.outputs)
-        self._wire_outputs = {each.name: each.shape for each in self.config.outputs}
-        self._wire_inputs = {each.name: each.shape for each in self.config.inputs}
+        self.taken = {each.name: each for each in self.config.inputs}
+        self.answered = {each.name: each for each in self.config.outputs}
         for warmup in self.config.warmups:
             self._warm_up(name, warmup, folder.parent / WARMUP_FOLDER)
 
@@ -168,7 +170,7 @@ class ModelSession:
         """
         feeds = {}
         for info in self.inputs:
-            tensor = self.config.inside(info.name, inputs[info.name], self._wire_inputs[info.name])
+            tensor = self.config.inside(info.name, inputs[info.name], self.taken[info.name].shape)
             feeds[info.name] = _decoded(tensor, info.name) if info.datatype == BYTES else tensor
         try:
             values = self._run(feeds, outputs)
@@ -186,13 +188,15 @@ class ModelSession:
                 reason="MODEL_FAILED",
             ) from error
         return {
-            name: self.config.outside(name, value, self._wire_outputs[name])
+            name: self.config.outside(name, value, self.answered[name].shape)
             for name, value in zip(outputs, values, strict=True)
         }
 
     def outside(self, name: str, value: Tensor) -> Tensor:
         """Returns an output of `run` in the shape of `config.outputs`."""
-        return self.config.outside(name, value, self._wire_outputs[name])  # type: ignore[no-any-return]
+        if name not in self.config.reshaped:
+            return value
+        return self.config.outside(name, value, self.answered[name].shape)  # type: ignore[no-any-return]
 
     def _run(self, feeds: dict[str, Tensor], outputs: Sequence[str]) -> list[Tensor]:
         if not self._bfloat16:
