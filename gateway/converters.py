@@ -72,6 +72,11 @@ _TASKS = {
     trainer_pb2.TrainingConfig.TASK_ONLY_NORMAL: Task.NORMAL,
 }
 _TASK_MESSAGES = {task: message for message, task in _TASKS.items()}
+_MODEL_TASKS = {
+    predictor_pb2.LoadedModel.TASK_SINGLE_PATTERN: Task.SINGLE,
+    predictor_pb2.LoadedModel.TASK_SEVERAL_PATTERNS: Task.SEVERAL,
+    predictor_pb2.LoadedModel.TASK_ONLY_NORMAL: Task.NORMAL,
+}
 _DECISIONS = {
     predictor_pb2.WaferAnswer.DECISION_ACCEPTED: Decision.ACCEPTED,
     predictor_pb2.WaferAnswer.DECISION_NOT_SURE: Decision.NOT_SURE,
@@ -317,6 +322,7 @@ def loaded_model(message: predictor_pb2.LoadedModel) -> ModelVersion:
         device=message.execution_provider,
         wafers=message.wafers,
         latency_ms=message.latency_ms_p50,
+        task=_MODEL_TASKS.get(message.task, Task.SINGLE),
     )
 
 

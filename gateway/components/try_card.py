@@ -9,7 +9,7 @@ from gateway.components.drop_zone import DropZone
 from gateway.components.frame import View
 from gateway.uploads import UploadedFile
 from gateway.values import Answer, Board, Task, UploadFile
-from gateway.views.predictions import decision_advice, decision_chips, wafer_name
+from gateway.views.predictions import bar_name, decision_advice, decision_chips, wafer_name
 from gateway.views.projects import can_try
 
 PICTURE = 420
@@ -152,8 +152,9 @@ class TryCard:
         t = self._view.t
         with box("tw-bars", role="group", aria_label=t("try.bars")):
             for each in answer.probabilities[:SHOWN_CLASSES]:
-                Text(each.name, "tw-clip")
-                set_share(bar(each.probability, each.name), each.probability, each.colour)
+                name = bar_name(t, answer, each)
+                Text(name, "tw-clip")
+                set_share(bar(each.probability, name), each.probability, each.colour)
                 Text(t.percent(each.probability), "num")
         if answer.task is Task.SEVERAL:
             Text(t("try.bars_several"), "tw-faint")

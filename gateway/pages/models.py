@@ -139,7 +139,7 @@ class _Models:
         """Says how to ask the model from a program."""
         t = self._view.t
         address = self._view.portal.settings.predictor_address
-        code = python_snippet(self._project.model_id, address)
+        code = python_snippet(self._project.model_id, address, self._project.task)
         with box("tw-stack", tag="section"):
             with box("tw-row between"):
                 heading(t("models.call"), 2)

@@ -33,6 +33,7 @@ from gateway.values import Answer, Board, FileAnswers, Task, UploadFile
 from gateway.views.predictions import (
     DECISION_TONES,
     answer_name,
+    bar_name,
     by_doubt,
     decision_advice,
     decision_text,
@@ -182,7 +183,7 @@ class Prediction:
                         self._answer_chips(answer)
                     cell(t.percent(answer.probability), "num")
                     with box(tag="td"):
-                        chip(decision_text(t, answer.decision), DECISION_TONES[answer.decision])
+                        chip(decision_text(t, answer), DECISION_TONES[answer.decision])
                     novelty = cell(f"{answer.novelty:.2f}", "num")
                     novelty.props["title"] = t("predict.novelty_help")
 
@@ -212,7 +213,7 @@ class Prediction:
                     with box("tw-row between tight"):
                         Text(answer_name(t, answer), "tw-clip", tag="strong")
                         Text(t.percent(answer.probability), "tw-faint tw-number")
-                    Text(decision_text(t, answer.decision), "tw-faint tw-clip")
+                    Text(decision_text(t, answer), "tw-faint tw-clip")
                 tile.on("click", lambda answer=answer: self._open(answer), args=[])
 
     async def _open(self, answer: Answer) -> None:
@@ -225,14 +226,14 @@ class Prediction:
             image(source, t("wafer.image", name=wafer_name(answer)), "tw-wafer").style("width:300px")
             with box("tw-stack tw-grow").style("min-width:240px"):
                 with box("tw-row tight wrap"):
-                    chip(decision_text(t, answer.decision), DECISION_TONES[answer.decision])
+                    chip(decision_text(t, answer), DECISION_TONES[answer.decision])
                     if answer.task is not Task.SINGLE:
                         self._answer_chips(answer)
                 Text(decision_advice(t, answer), "tw-soft")
                 with box("tw-bars"):
                     for each in answer.probabilities:
-                        Text(each.name, "tw-clip")
-                        set_share(bar(each.probability, each.name), each.probability, each.colour)
+                        Text(bar_name(t, answer, each), "tw-clip")
+                        set_share(bar(each.probability, bar_name(t, answer, each)), each.probability, each.colour)
                         Text(t.percent(each.probability), "num")
                 if answer.task is Task.SEVERAL:
                     Text(t("try.bars_several"), "tw-faint")

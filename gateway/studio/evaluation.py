@@ -44,8 +44,11 @@ class EvaluationRoom:
         faces = await self._desk.read(lambda connection: class_faces(connection, run.model_id))
         normal = await self._desk.read(lambda connection: _normal_of(connection, run.model_id, scores))
         judged = sorted((each for each in scores.classes if each.wafers), key=lambda each: each.f1)
+        if scores.task is not Task.SINGLE:
+            # Of several patterns none is found best: it is what remains. A normal wafer is not noticed.
+            judged = [each for each in judged if each.class_id != normal]
         if scores.task is Task.NORMAL:
-            judged = sorted((each for each in judged if each.class_id != normal), key=lambda each: each.recall)
+            judged.sort(key=lambda each: each.recall)
         return EvaluationView(
             run_id=run_id,
             part=part,

@@ -248,10 +248,9 @@ class ProjectsRoom:
 
 def _board(connection: Connection, project: Project) -> Board:
     """Returns everything on a canvas."""
-    counts = wafers.counts(connection, project.project_id)
+    own = wafers.own_counts(connection, project.project_id)
+    counts = wafers.shown_counts(connection, project.project_id, own)
     cards = health.cards(project.task, class_rows.live(connection, project.project_id), counts)
-    # Each wafer counts once, however many classes it shows.
-    own = wafers.own_counts(connection, project.project_id).values()
     rows = runs.runs(connection, project.project_id, "training")
     latest = training_run(connection, rows[0]) if rows else None
     published = runs.versions(connection, project.model_id)
@@ -261,11 +260,12 @@ def _board(connection: Connection, project: Project) -> Board:
     taught = {row.run_id: row.data_version for row in rows}
     outdated = bool(published) and taught.get(published[0].run_id) != present
     changed_since = bool(rows) and rows[0].data_version != present
+    # Each wafer counts once, however many classes it shows.
     total = Counts(
-        wafers=sum(each.wafers for each in own),
+        wafers=sum(each.wafers for each in own.values()),
         lots=wafers.lots(connection, project.project_id),
-        generated=sum(each.generated for each in own),
-        without_lot=sum(each.without_lot for each in own),
+        generated=sum(each.generated for each in own.values()),
+        without_lot=sum(each.without_lot for each in own.values()),
     )
     return Board(
         project=project,

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from services.common.task import Task
+
 
 class ModelState(StrEnum):
     """State of a version in the model server."""
@@ -45,6 +47,7 @@ class ModelVersion:
         device: What runs it, as `CPUExecutionProvider`; "" while it is not loaded.
         wafers: Wafers answered since it was loaded.
         latency_ms: Median time of a request, milliseconds; 0 before the first.
+        task: What it tells; SINGLE while it is not loaded.
     """
 
     model_id: str
@@ -59,3 +62,4 @@ class ModelVersion:
     device: str = ""
     wafers: int = 0
     latency_ms: float = 0.0
+    task: Task = Task.SINGLE

@@ -56,7 +56,7 @@ def summary_sentences(t: Messages, view: EvaluationView) -> list[str]:
     scores = {score.class_id: score for score in evaluation.classes}
     if evaluation.task is Task.NORMAL:
         weakest = scores.get(view.worst_found)
-        if weakest is not None:
+        if weakest is not None and weakest.missed:
             name = view.names.get(weakest.class_id, weakest.name)
             sentences.append(t("evaluate.least_noticed", name=name, found=weakest.found, total=weakest.wafers))
         return sentences

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.i18n import Messages
-from gateway.values import ModelState, ModelVersion
+from gateway.values import ModelState, ModelVersion, Task
 
 STATE_TONES: Final = {
     ModelState.READY: "good",
@@ -16,8 +16,21 @@ STATE_TONES: Final = {
 }
 
 
-def python_snippet(model_id: str, address: str) -> str:
-    """Writes a Python program that asks a model about one wafer over gRPC."""
+_SAID: Final = {
+    Task.SINGLE: "print(answer.display_name, answer.probability)",
+    Task.SEVERAL: "print([(each.display_name, each.probability) for each in answer.patterns])",
+    Task.NORMAL: 'print("normal" if answer.decision == predictor_pb2.WaferAnswer.DECISION_ACCEPTED else "not normal")',
+}
+
+
+def python_snippet(model_id: str, address: str, task: Task) -> str:
+    """Writes a Python program that asks a model about one wafer over gRPC.
+
+    Args:
+        model_id: Name of the model.
+        address: Where the predictor listens.
+        task: What the model tells.
+    """
     return f"""\
 import grpc
 import numpy as np
@@ -30,7 +43,7 @@ with grpc.insecure_channel("{address}") as channel:
     predictor = predictor_pb2_grpc.PredictorServiceStub(channel)
     request = predictor_pb2.ClassifyRequest(model="{model_id}", wafers=[wafer])
     answer = predictor.Classify(request, timeout=10).answers[0]
-print(answer.display_name, answer.probability)
+{_SAID[task]}
 """
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from gateway.catalogue.patterns import NONE
 from gateway.i18n import Messages
-from gateway.values import Answer, Decision, FileAnswers, Task
+from gateway.values import Answer, ClassProbability, Decision, FileAnswers, Task
 from gateway.views.projects import problem_text
 
 DECISION_TONES: Final = {
@@ -76,9 +76,18 @@ def answer_name(t: Messages, answer: Answer) -> str:
     return " + ".join(each.name for each in answer.patterns) or t("try.no_pattern")
 
 
-def decision_text(t: Messages, decision: Decision) -> str:
-    """Names a decision."""
-    return t("predict.decision_error" if decision is Decision.FAILED else f"predict.decision_{decision.value}")
+def decision_text(t: Messages, answer: Answer) -> str:
+    """Names the decision on a wafer."""
+    if answer.decision is Decision.FAILED:
+        return t("predict.decision_error")
+    if answer.task is Task.NORMAL and answer.decision is not Decision.ACCEPTED:
+        return t("predict.decision_look")
+    return t(f"predict.decision_{answer.decision.value}")
+
+
+def bar_name(t: Messages, answer: Answer, each: ClassProbability) -> str:
+    """Names a bar: the class; where only normal wafers teach, what its probability is of."""
+    return t("try.normal") if answer.task is Task.NORMAL else each.name
 
 
 def decision_chips(t: Messages, answer: Answer) -> list[tuple[str, str, str]]:

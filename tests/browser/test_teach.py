@@ -12,9 +12,11 @@ from tests.browser.wafers import wafer, wafer_set
 pytestmark = pytest.mark.browser
 
 
-def make_project(page, portal, name="Flow test"):
+def make_project(page, portal, name="Flow test", kind=""):
     page.goto(portal)
     page.get_by_role("button", name="Get started").first.click()
+    if kind:
+        page.get_by_role("radio", name=re.compile(kind)).click()
     page.get_by_role("textbox", name="Name").fill(name)
     page.get_by_role("button", name="Make the project").click()
     page.wait_for_url(re.compile(r"/projects/[^/]+$"))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gateway.cli.wafers import TaughtWafers, class_id, dataset_classes, freeze, read_asked, read_taught
+from gateway.values import Task
 from services.common.dataset import Split, open_dataset
 from services.common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from services.common.store import open_store
@@ -106,6 +107,50 @@ def test_parents_of_generated_wafers_all_stand_in_training(tmp_path, wafer_set):
     store = open_store((tmp_path / "store").as_uri())
     frozen = freeze(store, read_taught(wafer_set), hold_back=False)
     assert {wafer.split for wafer in open_dataset(store, frozen.dataset_id).iter_wafers()} == {Split.TRAIN}
+
+
+def test_labels_joined_by_plus_show_both_classes_where_wafers_may(tmp_path):
+    taught = TaughtWafers()
+    labels = ("Center", "Scratch+center", "none", "Center+Scratch", "none+Scratch")
+    for index, grid in enumerate(wafers(20)):
+        taught.add(grid, labels[index % 5], f"L{index // 2}")
+    store = open_store((tmp_path / "store").as_uri())
+    frozen = freeze(store, taught, hold_back=True, task=Task.SEVERAL)
+    assert [each.display_name for each in frozen.classes] == ["none", "Center", "Scratch"]
+    found = list(open_dataset(store, frozen.dataset_id).iter_wafers())
+    assert [each.class_ids for each in found[:5]] == [
+        ("Center",),
+        ("Scratch", "Center"),
+        ("none",),
+        ("Center", "Scratch"),
+        ("Scratch",),
+    ]
+    assert sum(frozen.counts["Scratch"].values()) == 12
+    # Elsewhere it is a name like any other.
+    single = freeze(store, taught, hold_back=True)
+    assert "Center+Scratch" in {each.display_name for each in single.classes}
+
+
+def test_only_normal_wafers_are_needed_and_only_they_teach(tmp_path):
+    taught = TaughtWafers()
+    for index, grid in enumerate(wafers(40)):
+        taught.add(grid, "normal", f"L{index // 2}")
+    store = open_store((tmp_path / "store").as_uri())
+    assert len(freeze(store, taught, hold_back=True, task=Task.NORMAL).classes) == 1
+    for index, grid in enumerate(wafers(10, seed=1)):
+        taught.add(grid, "Scratch", f"S{index}")
+    frozen = freeze(store, taught, hold_back=True, task=Task.NORMAL)
+    assert frozen.counts["Scratch"] == {"train": 0, "tune": 5, "test": 5}
+    assert all(frozen.counts["normal"].values())
+
+
+def test_without_normal_wafers_they_cannot_teach(tmp_path):
+    taught = TaughtWafers()
+    for grid in wafers(6):
+        taught.add(grid, "Scratch", "")
+    with pytest.raises(FailedPreconditionError) as refused:
+        freeze(open_store((tmp_path / "store").as_uri()), taught, hold_back=True, task=Task.NORMAL)
+    assert refused.value.reason == "NO_NORMAL_WAFERS"
 
 
 def test_one_class_cannot_be_taught(tmp_path):

@@ -46,6 +46,7 @@ from gateway.views.predictions import (
     by_doubt,
     decision_advice,
     decision_chips,
+    decision_text,
     summarise,
     to_csv,
     to_json,
@@ -313,6 +314,7 @@ def test_a_wafer_is_normal_or_unlike_the_normal_ones():
     passes, stands_out = (mixed(each, task=Task.NORMAL) for each in (Decision.ACCEPTED, Decision.UNKNOWN))
     assert decision_chips(EN, passes) == [("Normal", "good", "")]
     assert decision_chips(EN, stands_out) == [("Unlike the normal wafers", "warn", "")]
+    assert [decision_text(EN, each) for each in (passes, stands_out)] == ["Accepted", "Have a look"]
     assert decision_advice(KO, stands_out) == "확인이 필요합니다. 가르친 정상 웨이퍼와 다릅니다."
     assert summarise(EN, [passes, stands_out, passes]).per_class == (("Normal", 2), ("Unlike the normal wafers", 1))
 
@@ -383,8 +385,9 @@ def test_an_upload_says_what_was_left_out():
     assert any("0.txt" in text and "and 2 more" in text for text in tones)
 
 
-def test_the_snippet_is_a_program_with_the_models_name():
-    code = python_snippet("sample-7", "host:1")
+@pytest.mark.parametrize("task", Task)
+def test_the_snippet_is_a_program_with_the_models_name(task):
+    code = python_snippet("sample-7", "host:1", task)
     compile(code, "snippet", "exec")
     assert 'model="sample-7"' in code
     assert '"host:1"' in code
