@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.common.errors import FailedPreconditionError, InvalidArgumentError
+from services.common.errors import DataLossError, FailedPreconditionError, InvalidArgumentError
 from services.common.files import file_sha256
 
 WEIGHTS_FOLDER = Path(__file__).parent / "pretrained"
 """Folder of the shipped weights, their index and the model card."""
 INDEX_NAME = "index.json"
 """File beside the weights: `{file name: sha256}`."""
+OUTLIERS_NAME = "outliers.npz"
+"""Wafer set of simulated patterns beside the weights; see `services.trainer.outliers`."""
 ORIENTATIONS = 8
 """Rotations by quarter turns and their mirror images: the symmetries of a square."""
 
@@ -90,20 +92,36 @@ class BackboneLibrary:
         """
         if not backbone.weights:
             return self._supplied(backbone)
-        path = self.folder / backbone.weights
-        expected = self._index().get(backbone.weights)
+        try:
+            return self._checked(backbone.weights)
+        except DataLossError as error:
+            raise unusable(backbone, error.message) from error
+
+    def check_outliers(self) -> Path:
+        """Returns the wafer set of simulated patterns after checking that it is the one that was shipped.
+
+        Raises:
+            FailedPreconditionError: it is missing or damaged; the message says what to do.
+        """
+        try:
+            return self._checked(OUTLIERS_NAME)
+        except DataLossError as error:
+            raise FailedPreconditionError(error.message, reason="OUTLIERS_UNAVAILABLE") from error
+
+    def _checked(self, name: str) -> Path:
+        """Returns a file of the folder whose hash is that of the index.
+
+        Raises:
+            DataLossError: it is missing or damaged.
+        """
+        path, expected = self.folder / name, self._index().get(name)
+        remedy = "Install this release again, or run `make pretrain`."
         if expected is None or not path.is_file():
-            raise unusable(
-                backbone,
-                f"The weights file {backbone.weights} is missing from {self.folder}. "
-                "Install this release again, or run `make pretrain`.",
-            )
+            raise DataLossError(f"The file {name} is missing from {self.folder}. {remedy}")
         found = file_sha256(path)
         if found != expected:
-            raise unusable(
-                backbone,
-                f"Expected {backbone.weights} with SHA-256 {expected}. Received: {found}. The file is damaged; "
-                "install this release again, or run `make pretrain`.",
+            raise DataLossError(
+                f"Expected {name} with SHA-256 {expected}. Received: {found}. The file is damaged. {remedy}"
             )
         return path
 
@@ -150,7 +168,7 @@ def backbone_of_size(model_size: str) -> Backbone:
 
 
 def write_index(folder: Path, file_name: str, digest: str) -> None:
-    """Enters a weights file into the index of its folder."""
+    """Enters a file into the index of its folder."""
     path = folder / INDEX_NAME
     index = json.loads(path.read_text()) if path.is_file() else {}
     index[file_name] = digest

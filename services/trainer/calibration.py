@@ -28,11 +28,12 @@ _LEAST_SURE = 0.9
 _TEMPERATURES = np.geomspace(0.25, 8.0, 101)
 
 
-def calibrate(head: Head, bank: Array, tune: Array, labels: NDArray[np.int64]) -> Calibration:
+def calibrate(head: Head, sentry: Head, bank: Array, tune: Array, labels: NDArray[np.int64]) -> Calibration:
     """Returns temperature, scales and thresholds.
 
     Args:
         head: taught classifier.
+        sentry: classifier that also knows patterns which nobody taught; see `services.trainer.outliers`.
         bank: (K, D) embeddings of taught wafers; see `bank_rows`.
         tune: (N, D) embeddings of the tune wafers, N >= 1.
         labels: (N,) their classes.
@@ -41,13 +42,13 @@ def calibrate(head: Head, bank: Array, tune: Array, labels: NDArray[np.int64]) -
     temperature = best_temperature(logits, labels)
     probabilities = np.exp(log_softmax(logits / np.float32(temperature)))
     distance = neighbour_distance(tune, bank)
-    doubt = 1.0 - probabilities.max(axis=1)
+    doubt = 1.0 - np.exp(log_softmax(sentry.logits(tune)))[:, : logits.shape[1]].max(axis=1)
     distance_scale, doubt_scale = max(float(distance.mean()), 1e-3), max(float(doubt.mean()), 1e-2)
     raw = distance / distance_scale + doubt / doubt_scale
     threshold = upper_quantile(raw, KNOWN_SHARE)
     known = raw <= threshold
     accept = accept_threshold(probabilities[known].max(axis=1), probabilities[known].argmax(axis=1) == labels[known])
-    return Calibration(temperature, accept, distance_scale, doubt_scale, threshold, bank)
+    return Calibration(temperature, accept, distance_scale, doubt_scale, threshold, bank, sentry)
 
 
 def best_temperature(logits: Array, labels: NDArray[np.int64]) -> float:

@@ -53,9 +53,11 @@ class Calibration:
         temperature: divisor of the logits.
         accept_threshold: least highest probability of an accepted answer.
         distance_scale: typical distance to the nearest taught wafers.
-        doubt_scale: typical 1 - highest probability.
+        doubt_scale: typical doubt, 1 - the sentry's highest probability of a class.
         novelty_threshold: sum of both, each in units of its scale, above which a wafer is unknown.
         bank: float32 (K, D), embeddings of taught wafers.
+        sentry: classifier whose first outputs are the classes and whose others are patterns that nobody taught; see
+            `services.trainer.outliers`.
     """
 
     temperature: float
@@ -64,6 +66,7 @@ class Calibration:
     doubt_scale: float
     novelty_threshold: float
     bank: NDArray[np.float32]
+    sentry: Head
 
 
 def embedding_model(trunk: keras.Model, orientations: int) -> keras.Model:
@@ -96,6 +99,7 @@ def taught_model(trunk: keras.Model, orientations: int, size: int, head: Head, c
         classes=len(head.bias),
         neighbours=min(NEIGHBOURS, len(calibration.bank)),
         bank=len(calibration.bank),
+        rivals=len(calibration.sentry.bias) - len(head.bias),
         orientations=orientations,
         name="answers",
     )
@@ -150,9 +154,10 @@ class Answers(keras.layers.Layer):  # type: ignore[misc]
     """Feature maps and embedding, as a trunk returns them, to probabilities, novelty, embedding and heat map.
 
     * probabilities (N, classes): softmax of LOGIT_SCALE (e W + b) / temperature of the embedding e.
-    * novelty (N,): (mean cosine distance to the nearest taught wafers / its scale + (1 - highest probability) / its
-      scale) / threshold. Neither finds all unknown patterns: those between two known classes make the classifier
-      doubt, those far from all are often answered with confidence.
+    * novelty (N,): (mean cosine distance to the nearest taught wafers / its scale + doubt / its scale) / threshold.
+      Doubt is 1 - the highest probability of a class by the sentry, a second classifier that also knows patterns which
+      nobody taught (see `services.trainer.outliers`). Neither finds all unknown patterns: those near a class are
+      doubted, those far from all classes and from all simulated patterns are distant.
     * embedding (N, D).
     * heat (N, classes, h, w): what each place adds to the logit of the class, as far as that is positive (class
       activation map; Zhou et al., CVPR 2016), at the resolution of the finest map.
@@ -161,13 +166,17 @@ class Answers(keras.layers.Layer):  # type: ignore[misc]
         classes: number of classes.
         neighbours: nearest taught wafers that count, 1 to `bank`.
         bank: number of taught wafers to compare with.
+        rivals: patterns that the sentry knows beside the classes.
         orientations: 8 when the batch holds each wafer in eight orientations, one after the other (see `Turn`), over
             which embedding and heat map are averaged; else 1.
     """
 
-    def __init__(self, classes: int, neighbours: int, bank: int, orientations: int = 1, **options: Any) -> None:
+    def __init__(
+        self, classes: int, neighbours: int, bank: int, rivals: int = 0, orientations: int = 1, **options: Any
+    ) -> None:
         super().__init__(**options)
-        self.classes, self.neighbours, self.bank_size, self.orientations = classes, neighbours, bank, orientations
+        self.classes, self.neighbours, self.bank_size = classes, neighbours, bank
+        self.rivals, self.orientations = rivals, orientations
 
     def build(self, shapes: Any) -> None:
         """Makes the weights."""
@@ -175,6 +184,9 @@ class Answers(keras.layers.Layer):  # type: ignore[misc]
         self.kernel = self.add_weight(shape=(width, self.classes), name="kernel", trainable=False)
         self.bias = self.add_weight(shape=(self.classes,), name="bias", trainable=False)
         self.bank = self.add_weight(shape=(self.bank_size, width), name="bank", trainable=False)
+        sentry = self.classes + self.rivals
+        self.sentry_kernel = self.add_weight(shape=(width, sentry), name="sentry_kernel", trainable=False)
+        self.sentry_bias = self.add_weight(shape=(sentry,), name="sentry_bias", trainable=False)
         # Temperature, scale of the distance, scale of the doubt, threshold.
         self.scales = self.add_weight(shape=(4,), name="scales", initializer="ones", trainable=False)
         if len(shapes) > 2:
@@ -190,6 +202,8 @@ class Answers(keras.layers.Layer):  # type: ignore[misc]
         self.kernel.assign(head.kernel)
         self.bias.assign(head.bias)
         self.bank.assign(calibration.bank)
+        self.sentry_kernel.assign(calibration.sentry.kernel)
+        self.sentry_bias.assign(calibration.sentry.bias)
         self.scales.assign(
             [
                 calibration.temperature,
@@ -222,16 +236,17 @@ class Answers(keras.layers.Layer):  # type: ignore[misc]
         probabilities = ops.softmax(logits / self.scales[0], axis=-1)
         return {
             "probabilities": probabilities,
-            "novelty": self._novelty(embedding, probabilities),
+            "novelty": self._novelty(embedding),
             "embedding": embedding,
             "heat": ops.transpose(ops.relu(heat), (0, 3, 1, 2)),
         }
 
-    def _novelty(self, embedding: Any, probabilities: Any) -> Any:
+    def _novelty(self, embedding: Any) -> Any:
         similarities = ops.matmul(embedding, ops.transpose(self.bank))
         nearest, _ = ops.top_k(similarities, self.neighbours)
         distance = ops.maximum(1.0 - ops.mean(nearest, axis=-1), 0.0)
-        doubt = 1.0 - ops.max(probabilities, axis=-1)
+        sentry = ops.softmax(LOGIT_SCALE * (ops.matmul(embedding, self.sentry_kernel) + self.sentry_bias), axis=-1)
+        doubt = 1.0 - ops.max(sentry[:, : self.classes], axis=-1)
         return (distance / self.scales[1] + doubt / self.scales[2]) / self.scales[3]
 
     def _heat(self, maps: Sequence[Any]) -> Any:
@@ -258,6 +273,7 @@ class Answers(keras.layers.Layer):  # type: ignore[misc]
             "classes": self.classes,
             "neighbours": self.neighbours,
             "bank": self.bank_size,
+            "rivals": self.rivals,
             "orientations": self.orientations,
             "name": self.name,
         }

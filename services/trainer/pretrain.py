@@ -33,14 +33,16 @@ import tensorflow as tf
 from keras import ops
 from numpy.typing import NDArray
 
+from services.common.files import file_sha256
 from services.common.preprocessing import planes_of
 from services.common.splitting import Split, split_by_lot
 from services.common.task import NORMAL_PATTERN
 from services.common.wafer_set import WaferSet, read_wafer_set, write_wafer_set
 from services.trainer.augmentation import augment
-from services.trainer.backbones import BACKBONES, WEIGHTS_FOLDER, Backbone
+from services.trainer.backbones import BACKBONES, OUTLIERS_NAME, WEIGHTS_FOLDER, Backbone, write_index
 from services.trainer.embedding import pooled_of, unit_length, whitening_of
 from services.trainer.network import LOGIT_SCALE
+from services.trainer.outliers import MOST_WAFERS
 from services.trainer.trunks import build_trunk, save_weights
 
 PATTERNS = ("Center", "Donut", "Edge-Loc", "Edge-Ring", "Loc", "Near-full", "Random", "Scratch")
@@ -98,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     real = read_wafer_set(options.data)
     simulated = [read_wafer_set(path) for path in options.simulated or simulate(real, options.work)]
+    write_outliers(options.out)
     for backbone_id in options.backbones:
         backbone = BACKBONES[backbone_id]
         tasks = tasks_of(real, simulated, backbone.size, frozenset(options.leave_out))
@@ -143,6 +146,15 @@ def simulate(real: WaferSet, work: Path) -> list[Path]:
             ]
             subprocess.run(command, check=True)  # noqa: S603
     return [alone, laid_over]
+
+
+def write_outliers(folder: Path) -> None:
+    """Has the simulator write the patterns from which trainings learn what is unknown; see `outliers`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / OUTLIERS_NAME
+    command = [sys.executable, "-m", "services.generator.simulator", "--out", str(path), "--seed", "8"]
+    subprocess.run([*command, "--wafers-per-class", str(MOST_WAFERS)], check=True)  # noqa: S603
+    write_index(folder, OUTLIERS_NAME, file_sha256(path))
 
 
 def tasks_of(

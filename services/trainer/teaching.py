@@ -33,6 +33,7 @@ from services.trainer.domain import (
 from services.trainer.export.onnx import Answers, answers_of, export_onnx, open_session, prove_parity
 from services.trainer.features import embed, embedder
 from services.trainer.network import Calibration, embedding_model, taught_model
+from services.trainer.outliers import Outliers, read_outliers, teach_sentry, unclaimed
 from services.trainer.publishing import MODEL_FILE, write_candidate
 from services.trainer.teaching_set import Side, TeachingSet, read_teaching_set
 from services.trainer.training import FEATURES_PROGRESS, TRAINED_PROGRESS, Taught, teach
@@ -82,7 +83,8 @@ def run(context: JobContext, library: BackboneLibrary) -> TrainingOutcome:
     _begin(context, "features", FEATURES_PROGRESS)
     taught = teach(trunk, backbone, wafers, config, context)
     _begin(context, "exporting", TRAINED_PROGRESS)
-    calibration = _calibrate(context, trunk, backbone.orientations, wafers, taught, config.seed)
+    outliers = read_outliers(library, backbone.size, len(wafers.train) / len(wafers.classes))
+    calibration = _calibrate(context, trunk, backbone.orientations, wafers, outliers, taught, config.seed)
     model = taught_model(trunk, backbone.orientations, backbone.size, taught.head, calibration)
     model.save(context.folder / KERAS_FILE)
     export_onnx(model, context.folder / MODEL_FILE)
@@ -135,7 +137,13 @@ def _read(context: JobContext, spec: TrainingSpec, size: int) -> TeachingSet:
 
 
 def _calibrate(
-    context: JobContext, trunk: keras.Model, orientations: int, wafers: TeachingSet, taught: Taught, seed: int
+    context: JobContext,
+    trunk: keras.Model,
+    orientations: int,
+    wafers: TeachingSet,
+    outliers: Outliers,
+    taught: Taught,
+    seed: int,
 ) -> Calibration:
     embeddings_of = embedder(embedding_model(trunk, orientations))
     rows = bank_rows(wafers.train.labels, wafers.train.generated, len(wafers.classes), seed)
@@ -145,7 +153,11 @@ def _calibrate(
 
     bank = embed(embeddings_of, wafers.train.planes[rows], check, orientations)
     tune = embed(embeddings_of, wafers.tune.planes, check, orientations)
-    return calibrate(taught.head, bank, tune, wafers.tune.labels)
+    labels, count = wafers.train.labels[rows], len(wafers.classes)
+    strange = embed(embeddings_of, outliers.planes, check, orientations)
+    free = unclaimed(outliers, strange, wafers.classes, bank, labels)
+    sentry = teach_sentry(bank, labels, strange[free], outliers.labels[free], count, seed)
+    return calibrate(taught.head, sentry, bank, tune, wafers.tune.labels)
 
 
 def _measure(context: JobContext, model: keras.Model, wafers: TeachingSet, calibration: Calibration) -> _Measured:

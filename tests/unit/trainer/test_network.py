@@ -11,7 +11,7 @@ import pytest
 
 from services.common.errors import FailedPreconditionError, InternalError
 from services.common.preprocessing import pad_grids, planes_of
-from services.trainer.backbones import BACKBONES, INDEX_NAME, Backbone, BackboneLibrary
+from services.trainer.backbones import BACKBONES, INDEX_NAME, OUTLIERS_NAME, Backbone, BackboneLibrary
 from services.trainer.calibration import neighbour_distance
 from services.trainer.embedding import whitening_of
 from services.trainer.export.onnx import OUTPUTS, Answers, answers_of, export_onnx, open_session, prove_parity
@@ -49,7 +49,8 @@ def taught(trunk, orientations):
     bank = np.abs(random.normal(size=(7, WIDTH))).astype(np.float32)
     bank /= np.linalg.norm(bank, axis=1, keepdims=True)
     head = Head(random.normal(size=(WIDTH, 3)).astype(np.float32), np.array([0.1, 0, -0.1], np.float32))
-    return head, Calibration(1.7, 0.9, 0.2, 0.3, 2.5, bank)
+    sentry = Head(random.normal(size=(WIDTH, 5)).astype(np.float32), np.zeros(5, np.float32))
+    return head, Calibration(1.7, 0.9, 0.2, 0.3, 2.5, bank, sentry)
 
 
 @pytest.fixture(scope="module", params=[1, 8], ids=["once", "eight orientations"])
@@ -66,7 +67,8 @@ def test_answers_equal_numpy_on_the_embedding(exported, trunk, grids):
     planes = planes_of(grids, SIZE)
     embeddings = np.asarray(embedding_model(trunk, orientations)(planes))
     probabilities = np.exp(log_softmax(head.logits(embeddings) / calibration.temperature))
-    novelty = neighbour_distance(embeddings, calibration.bank) / 0.2 + (1 - probabilities.max(axis=1)) / 0.3
+    known = np.exp(log_softmax(calibration.sentry.logits(embeddings)))[:, :3].max(axis=1)
+    novelty = neighbour_distance(embeddings, calibration.bank) / 0.2 + (1 - known) / 0.3
     found = dict(zip(OUTPUTS, open_session(path).run(list(OUTPUTS), {"dies": pad_grids(grids)}), strict=True))
     assert np.allclose(found["embedding"], embeddings, atol=1e-5)
     assert np.allclose(np.linalg.norm(found["embedding"], axis=1), 1, atol=1e-4)
@@ -190,5 +192,6 @@ def test_shipped_weights_are_whole():
     for backbone in BACKBONES.values():
         if backbone.weights:
             library.check(backbone)
-    names = {each.weights for each in BACKBONES.values()} - {""}
+    library.check_outliers()
+    names = {each.weights for each in BACKBONES.values()} - {""} | {OUTLIERS_NAME}
     assert set(json.loads((library.folder / INDEX_NAME).read_text())) == names
