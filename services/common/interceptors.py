@@ -15,15 +15,18 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from services.common.errors import (
     STATUS_DETAILS_KEY,
     DeadlineExceededError,
     InternalError,
+    InvalidArgumentError,
     TeachwaferError,
     UnimplementedError,
     to_status,
@@ -78,6 +81,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         if handler is None:
             return grpc.unary_unary_rpc_method_handler(self._wrap_unary(_unknown_method(method), method))
         make = _HANDLER_FACTORIES[handler.request_streaming, handler.response_streaming]
+        deserializer = handler.request_deserializer
+        if not handler.request_streaming and deserializer is not None:
+            deserializer = _undamaged(deserializer)
         behaviour: Behaviour = (
             handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
         )
@@ -87,13 +93,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             wrapped = self._wrap_generator(behaviour, method)
         else:
             wrapped = self._wrap_writer(behaviour, method)
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+        return make(wrapped, deserializer, handler.response_serializer)
 
     def _wrap_unary(self, behaviour: Behaviour, method: str) -> Behaviour:
         """Wraps a handler that returns one response."""
 
         async def handle(request: Any, context: Context) -> Any:
             async with _observed(method, context), self._deadline(context):
+                _check_undamaged(request)
                 return await behaviour(request, context)
 
         return handle
@@ -102,9 +109,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         """Wraps a handler that yields its responses."""
 
         async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with _observed(method, context), contextlib.aclosing(behaviour(request, context)) as responses:
-                async for response in responses:
-                    yield response
+            async with _observed(method, context):
+                _check_undamaged(request)
+                async with contextlib.aclosing(behaviour(request, context)) as responses:
+                    async for response in responses:
+                        yield response
 
         return handle
 
@@ -113,6 +122,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
         async def handle(request: Any, context: Context) -> None:
             async with _observed(method, context):
+                _check_undamaged(request)
                 await behaviour(request, context)
 
         return handle
@@ -169,6 +179,38 @@ async def _observed(method: str, context: Context) -> AsyncIterator[None]:
         await _abort(context, InternalError(INTERNAL_MESSAGE.format(request_id=request_id)), request_id)
     finally:
         _log_access(method, peer, code, time.perf_counter() - started)
+
+
+@dataclass(frozen=True, slots=True)
+class _Damaged:
+    """What stands for a request whose bytes are no message.
+
+    Attributes:
+        size: How many bytes came.
+    """
+
+    size: int
+
+
+def _undamaged(deserializer: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Returns a deserializer that never raises: gRPC would answer UNKNOWN with the class and text of the exception."""
+
+    def deserialize(data: bytes) -> Any:
+        try:
+            return deserializer(data)
+        except DecodeError:
+            return _Damaged(len(data))
+
+    return deserialize
+
+
+def _check_undamaged(request: Any) -> None:
+    if isinstance(request, _Damaged):
+        raise InvalidArgumentError(
+            f"Expected a message of this method. Received: {request.size} bytes that are none. Send it with the "
+            "published protocol definitions.",
+            reason="DAMAGED_MESSAGE",
+        )
 
 
 async def _abort(context: Context, error: TeachwaferError, request_id: str) -> None:

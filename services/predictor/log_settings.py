@@ -45,6 +45,8 @@ class LogSettings:
             InvalidArgumentError: There is no such setting, or no such value of it.
             UnimplementedError: It cannot be set from afar.
         """
+        if not changes:
+            return
         settings = dict(self._settings)
         for name, value in changes.items():
             settings[name] = _checked(name, value)

@@ -412,18 +412,41 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def _context(tls: TlsFiles | None) -> ssl.SSLContext | None:
+    """Returns what encrypts; the files are read anew at a handshake after they changed, as the gRPC server does."""
     if tls is None:
         return None
     if tls.certificate is None or tls.key is None:
         raise InvalidArgumentError("Expected both a TLS certificate and its key. Set both or neither.")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    files = [path for path in (tls.certificate, tls.key, tls.ca) if path is not None]
+
+    def stamps() -> list[int]:
+        return [path.stat().st_mtime_ns for path in files]
+
     try:
-        context.load_cert_chain(tls.certificate, tls.key)
-        if tls.ca is not None:
-            context.load_verify_locations(tls.ca)
-            context.verify_mode = ssl.CERT_REQUIRED
+        seen, current = stamps(), _read(tls)
     except (OSError, ssl.SSLError) as error:
         raise InvalidArgumentError(f"Expected readable TLS files. Received: {str(error)[:200]}.") from None
+
+    def renew(connection: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        nonlocal seen, current
+        try:
+            if (now := stamps()) != seen:
+                seen, current = now, _read(tls)
+        except (OSError, ssl.SSLError):
+            logger.warning("could not read TLS files again; the old ones stay in use")
+        connection.context = current
+
+    listening = _read(tls)
+    listening.sni_callback = renew
+    return listening
+
+
+def _read(tls: TlsFiles) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(str(tls.certificate), tls.key)
+    if tls.ca is not None:
+        context.load_verify_locations(tls.ca)
+        context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 

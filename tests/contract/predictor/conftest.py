@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc.aio
 import httpx
 import pytest
 from inference import grpc_service_pb2_grpc
@@ -41,6 +42,7 @@ class Server:
         traces: File of its traces.
         draining: Set when it stops.
         rest: Client of the REST form.
+        channel: Channel of the stubs.
     """
 
     models: ModelServer
@@ -51,6 +53,7 @@ class Server:
     traces: Path
     draining: asyncio.Event
     rest: httpx.AsyncClient
+    channel: grpc.aio.Channel
 
 
 Serve = Callable[..., contextlib.AbstractAsyncContextManager[Server]]
@@ -101,6 +104,7 @@ def serve(tmp_path: Path) -> Serve:
                     traces,
                     draining,
                     client,
+                    served.channel,
                 )
 
     return start

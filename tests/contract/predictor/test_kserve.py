@@ -272,6 +272,17 @@ async def test_bad_requests_are_refused_and_the_server_serves_on(serve: Serve, t
         assert answer(await server.kserve.ModelInfer(good)).tolist() == [[1, 1, 1]]
 
 
+async def test_bytes_that_are_no_message_are_refused(serve: Serve, tmp_path: Path) -> None:
+    add_plus(tmp_path / "models", "plus")
+    data = request(np.zeros((1, 3), np.float32)).SerializeToString()
+    for damaged in (data[:-1], b"\n\x04\xff\xfe\xfd\xfc"):
+        async with serve() as server:
+            call = server.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            with pytest.raises(InvalidArgumentError, match="Received") as refused:
+                await call(damaged)
+            assert refused.value.reason == "DAMAGED_MESSAGE"
+
+
 @pytest.mark.parametrize(
     "raw",
     [strings(STRINGS)[:-1], strings(STRINGS) + b"\0", struct.pack("<II", 0, 2**31), b"\1\0\0", b"", strings(["a"])],

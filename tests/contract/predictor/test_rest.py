@@ -6,16 +6,21 @@ import asyncio
 import contextlib
 import gzip
 import json
+import shutil
 import socket
+import ssl
 import zlib
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
 from services.common.errors import FailedPreconditionError
-from services.predictor.rest_server import RestServer
+from services.common.server import TlsFiles
+from services.predictor.rest_server import RestServer, serving_rest
 from tests.contract.predictor.conftest import Serve
+from tests.helpers.certificates import make_certificate, needs_openssl
 from tests.helpers.onnx_models import ONNX_TYPES, add_identity, add_plus, add_sum
 
 INFER = "/v2/models/plus/infer"
@@ -257,6 +262,38 @@ async def test_a_port_in_use_is_told() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(FailedPreconditionError, match="REST_PORT"):
             RestServer(None, "127.0.0.1", port, max_body_bytes=1)
+
+
+@needs_openssl
+async def test_calls_are_encrypted_and_certificates_can_change(serve: Serve, tmp_path: Path) -> None:
+    add_plus(tmp_path / "models", "plus")
+    old, new, client, stranger = (make_certificate(tmp_path, name) for name in ("old", "new", "client", "stranger"))
+    used = TlsFiles(tmp_path / "used.crt", tmp_path / "used.key", client.certificate)
+
+    def use(files: TlsFiles) -> None:
+        shutil.copy(files.certificate, used.certificate)
+        shutil.copy(files.key, used.key)
+
+    use(old)
+    async with serve() as server:
+        rest = RestServer(server.handlers, "127.0.0.1", 0, max_body_bytes=1 << 20, tls=used)
+
+        async def call(trusted: TlsFiles, shown: TlsFiles) -> int:
+            context = ssl.create_default_context(cafile=trusted.certificate)
+            context.load_cert_chain(shown.certificate, shown.key)
+            async with httpx.AsyncClient(verify=context) as encrypted:
+                return (await encrypted.post(f"https://127.0.0.1:{rest.port}{INFER}", json=plus())).status_code
+
+        async with serving_rest(rest):
+            assert await call(old, client) == 200
+            with pytest.raises(httpx.TransportError):
+                await call(old, stranger)
+            use(new)
+            with pytest.raises(httpx.TransportError):
+                await call(old, client)
+            assert await call(new, client) == 200
+            used.certificate.write_text("no certificate")
+            assert await call(new, client) == 200
 
 
 async def test_large_bodies_of_json_hold_up_no_grpc_call(serve: Serve, tmp_path: Path) -> None:

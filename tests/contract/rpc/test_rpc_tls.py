@@ -1,28 +1,20 @@
 """Encrypted connections, with callers who must show a certificate, and files that rotate."""
 
 import shutil
-import subprocess
 
 import pytest
 
 from services.common.client import connect
 from services.common.errors import InvalidArgumentError, UnavailableError
 from services.common.server import GrpcServer, TlsFiles
+from tests.helpers.certificates import make_certificate, needs_openssl
 from tests.helpers.grpc_testing import path, serving, unary
 
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make certificates")
+pytestmark = needs_openssl
 
 
 async def echo(request, context):
     return request
-
-
-def make_certificate(folder, name):
-    """Makes a self-signed certificate of 127.0.0.1, which is its own authority."""
-    files = TlsFiles(certificate=folder / f"{name}.crt", key=folder / f"{name}.key")
-    command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={name} -addext subjectAltName=IP:127.0.0.1"
-    subprocess.run([*command.split(), "-keyout", files.key, "-out", files.certificate], check=True, capture_output=True)
-    return files
 
 
 async def call(address, tls):
