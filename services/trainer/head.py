@@ -19,9 +19,11 @@ from services.trainer.network import LOGIT_SCALE, Head
 
 SMOOTHING = 0.02
 """Share of the target that is spread over all classes: one label in fifty of a fab is wrong."""
-RATE = 20.0
-"""Step size relative to the learning rate, which suits a deep network: this problem is convex, and short of a minimum
-it is only half taught."""
+RATE, RATE_STEPS = 20.0, 300
+"""The first step is so many times the learning rate, which suits a deep network, when there are at most RATE_STEPS
+steps: this problem is convex, and a classifier short of its minimum is half taught. With more steps it is shorter in
+proportion, down to the learning rate, so that however long, about the same way is gone: farther out the classifier
+grows sure of labels that are wrong."""
 ANCHOR_WAFERS = 30.0
 """The classifier is drawn to the class means as if so many wafers had asked for it."""
 NORMAL_ODDS = 5.0
@@ -126,6 +128,11 @@ def cosine(highest: float, begin: int, steps: int) -> Iterator[float]:
         yield highest * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
+def step_sizes(learning_rate: float, begin: int, steps: int) -> Iterator[float]:
+    """Yields the step sizes of the classifier from step `begin` on, `steps` in all; see RATE."""
+    return cosine(learning_rate * max(1.0, RATE * RATE_STEPS / max(steps, RATE_STEPS)), begin, steps)
+
+
 def train_epoch(
     state: HeadState,
     embeddings: Array,
@@ -142,7 +149,7 @@ def train_epoch(
         labels: (N,).
         weights: (classes,) weight of each class in the loss.
         batch_size: wafers a step.
-        learning_rates: learning rate of each step; the step size is RATE times it.
+        learning_rates: step size of each step.
     """
     loss, right = 0.0, 0
     pull = np.float32(state.pull / len(labels))
@@ -178,7 +185,7 @@ def train_epoch_on_copies(
         labels: (N,).
         weights: (classes,) weight of each class in the loss.
         batch_size: wafers a step.
-        learning_rates: learning rate of each step.
+        learning_rates: step size of each step.
         random: source of order and copies.
     """
     order = random.permutation(len(labels))
@@ -208,4 +215,4 @@ def _step(state: HeadState, gradient: Array, learning_rate: float) -> None:
     state.square += (1 - _BETA2) * (gradient**2 - state.square)
     mean = state.mean / (1 - _BETA1**state.steps)
     square = state.square / (1 - _BETA2**state.steps)
-    state.weights -= np.float32(RATE * learning_rate) * mean / (np.sqrt(square) + _EPSILON)
+    state.weights -= np.float32(learning_rate) * mean / (np.sqrt(square) + _EPSILON)

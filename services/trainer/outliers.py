@@ -17,7 +17,7 @@ from services.common.dataset import DatasetClass
 from services.common.preprocessing import planes_of
 from services.common.wafer_set import read_wafer_set
 from services.trainer.backbones import BackboneLibrary
-from services.trainer.head import Array, HeadState, class_weights, cosine, prototype_head, train_epoch
+from services.trainer.head import Array, HeadState, class_weights, prototype_head, step_sizes, train_epoch
 from services.trainer.network import Head
 
 MOST_WAFERS, LEAST_WAFERS = 100, 30
@@ -112,7 +112,7 @@ def teach_sentry(
     outputs = max(classes, int(targets.max()) + 1)
     state = HeadState.at(prototype_head(embeddings, targets, outputs))
     weights = class_weights(targets, outputs)
-    rates = cosine(_LEARNING_RATE, 0, _EPOCHS * -(-len(targets) // _BATCH))
+    rates = step_sizes(_LEARNING_RATE, 0, _EPOCHS * -(-len(targets) // _BATCH))
     random = np.random.default_rng([seed, 6])
     for _ in range(_EPOCHS):
         order = random.permutation(len(targets))

@@ -36,6 +36,7 @@ from services.trainer.head import (
     mean_loss,
     normal_offset,
     prototype_head,
+    step_sizes,
     train_epoch_on_copies,
 )
 from services.trainer.network import Head, embedding_model
@@ -226,7 +227,7 @@ class _Teaching:
             self._listener.check_cancelled()
             self._epoch_began = time.monotonic()
             random = np.random.default_rng([config.seed, 2, progress.epoch])
-            rates = cosine(config.learning_rate, state.steps, self._head_epochs * steps)
+            rates = step_sizes(config.learning_rate, state.steps, self._head_epochs * steps)
             loss, accuracy = train_epoch_on_copies(state, copies, labels, weights, config.batch_size, rates, random)
             self._end_epoch(loss, accuracy, state.head, tune)
             self._save_if_due(state, CHECKPOINT_SECONDS / 10)

@@ -26,9 +26,9 @@ from services.trainer.head import (
     Array,
     HeadState,
     class_weights,
-    cosine,
     normal_offset,
     prototype_head,
+    step_sizes,
     train_epoch_on_copies,
 )
 from services.trainer.network import Head
@@ -234,7 +234,7 @@ def taught_head(copies: Array, labels: Rows, classes: Sequence[str], seed: list[
     random, config, count = np.random.default_rng([*seed, 1]), TrainingConfig(), len(classes)
     state = HeadState.at(prototype_head(copies.mean(axis=1), labels, count))
     weights = class_weights(labels, count)
-    rates = cosine(config.learning_rate, 0, config.epochs * math.ceil(len(labels) / config.batch_size))
+    rates = step_sizes(config.learning_rate, 0, config.epochs * math.ceil(len(labels) / config.batch_size))
     for _ in range(config.epochs):
         train_epoch_on_copies(state, copies, labels, weights, config.batch_size, rates, random)
     normal = classes.index(NORMAL_PATTERN) if NORMAL_PATTERN in classes else None

@@ -27,6 +27,7 @@ from services.trainer.head import (
     normal_offset,
     prototype_head,
     smooth_targets,
+    step_sizes,
     train_epoch,
 )
 from services.trainer.network import LOGIT_SCALE, Head
@@ -74,7 +75,7 @@ def test_one_step_of_the_head_follows_the_gradient_of_its_loss():
     loss, _ = train_epoch(state, embeddings, labels, weights, 12, itertools.repeat(1e-3))
     assert loss == pytest.approx(loss_at(start.kernel), rel=1e-4)
     # The first step of Adam goes by the sign of the gradient, one step size far.
-    assert np.allclose(state.weights[:-1] - start.kernel, -RATE * 1e-3 * np.sign(gradient), atol=4e-3)
+    assert np.allclose(state.weights[:-1] - start.kernel, -1e-3 * np.sign(gradient), atol=2e-4)
     assert state.steps == 1
 
 
@@ -86,9 +87,17 @@ def test_few_wafers_hold_the_head_at_the_class_means_and_many_let_it_go():
         labels = (embeddings[:, 0] > 0).astype(np.int64)
         state = HeadState.at(Head(np.zeros((8, 2), np.float32), np.zeros(2, np.float32)))
         for _ in range(40):
-            train_epoch(state, embeddings, labels, np.ones(2, np.float32), count, itertools.repeat(1e-3))
+            train_epoch(state, embeddings, labels, np.ones(2, np.float32), count, itertools.repeat(2e-2))
         moved.append(np.abs(state.weights[:-1]).max())
     assert moved[0] < 0.5 * moved[1]
+
+
+def test_many_steps_are_shorter_and_go_as_far_as_few():
+    few, many = (list(itertools.islice(step_sizes(1e-3, 0, steps), steps)) for steps in (300, 3000))
+    assert few[0] == pytest.approx(RATE * 1e-3)
+    assert sum(many) == pytest.approx(sum(few), rel=0.01)
+    assert next(step_sizes(1e-3, 0, 10**6)) == pytest.approx(1e-3)
+    assert next(step_sizes(1e-3, 300, 300)) == pytest.approx(RATE * 1e-5)
 
 
 def test_normal_wafers_are_expected_at_their_odds_and_never_less_than_they_are():
