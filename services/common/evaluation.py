@@ -1,5 +1,7 @@
 """Scores of a classifier on labelled wafers, in plain NumPy; no other module computes them.
 
+What they count depends on what the model tells (`services.common.task`): one function for each.
+
 Sources: Wilson, JASA 22 (1927) for the interval of a share; Efron, Annals of Statistics 7 (1979) for the bootstrap,
 here over whole lots because the wafers of a lot are no independent observations; Guo et al., ICML 2017 for the
 expected calibration error; Hanley and McNeil, Radiology 143 (1982) for the area under the ROC curve.
@@ -15,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.errors import InvalidArgumentError
+from services.common.pattern_sets import set_confidence, shown_classes
 from services.common.task import Task
 
 CALIBRATION_BINS = 15
@@ -39,10 +42,11 @@ class ClassScore:
     """Score of one class.
 
     Attributes:
-        wafers: wafers of the class.
+        wafers: wafers of the class; of several patterns: that show it.
         lots: lots of those wafers.
-        found: wafers of the class that were called so.
-        false_alarms: wafers of other classes that were called so.
+        found: wafers of the class that were called so; of only normal: of another class than the normal one, those
+            that were noticed.
+        false_alarms: wafers of other classes that were called so; of only normal: 0 for another class.
         recall: found / wafers, 0 without a wafer.
         recall_interval: 95 % Wilson interval of recall, (0, 1) without a wafer.
         precision: found / (found + false_alarms), 0 when nothing was called so.
@@ -68,11 +72,11 @@ class Evaluation:
         lots: lots they come from; a wafer without lot counts as one of its own.
         macro_f1: mean of the classes' F1; classes without a wafer are left out.
         macro_f1_interval: 95 % interval of macro_f1 by bootstrap over lots.
-        accuracy: share of wafers whose class is right.
-        classes: one score a class, in the order of the model's classes.
-        confusion: confusion[true][predicted], counts.
+        accuracy: share of wafers whose answer is right: the class, or the whole set of several patterns.
+        classes: one score a class, in the order of the model's classes; of only normal: of the data set's.
+        confusion: confusion[true][predicted], counts; empty unless a wafer has a single pattern.
         accepted_share: share of wafers that are accepted.
-        accepted_error: share of accepted wafers whose class is wrong; 0 when none is accepted.
+        accepted_error: share of accepted wafers whose answer is wrong; 0 when none is accepted.
         expected_calibration_error: see `expected_calibration_error`.
         auroc: only normal: see `auroc`; 0 without wafers of both kinds, and for other tasks.
         task: what the model tells.
@@ -104,7 +108,7 @@ def evaluate(
     draws: int = BOOTSTRAP_DRAWS,
     seed: int = 0,
 ) -> Evaluation:
-    """Returns all scores of a set of wafers.
+    """Returns all scores of a model of a single pattern on a set of wafers.
 
     Args:
         probabilities: (N, classes), N >= 1.
@@ -118,11 +122,7 @@ def evaluate(
         InvalidArgumentError: there is no wafer, or the arrays differ in length.
     """
     count, classes = probabilities.shape
-    if not count or not count == len(labels) == len(lots) == len(accepted):
-        raise InvalidArgumentError(
-            "Expected at least one wafer, and one label, lot and decision for each. "
-            f"Received: {count} wafers, {len(labels)} labels, {len(lots)} lots, {len(accepted)} decisions."
-        )
+    _check_lengths(count, labels, lots, accepted)
     predicted = probabilities.argmax(axis=1)
     matrix = confusion_matrix(labels, predicted, classes)
     lot_numbers = number_lots(lots)
@@ -137,7 +137,111 @@ def evaluate(
         confusion=tuple(tuple(int(value) for value in row) for row in matrix),
         accepted_share=float(accepted.mean()),
         accepted_error=accepted_error(right, accepted),
-        expected_calibration_error=expected_calibration_error(probabilities, labels),
+        expected_calibration_error=expected_calibration_error(probabilities.max(axis=1), right),
+    )
+
+
+def evaluate_several(
+    probabilities: Probabilities,
+    shown: NDArray[np.bool_],
+    normal: Sequence[bool],
+    lots: Sequence[str],
+    accepted: NDArray[np.bool_],
+    draws: int = BOOTSTRAP_DRAWS,
+    seed: int = 0,
+) -> Evaluation:
+    """Returns all scores of a model of several patterns on a set of wafers.
+
+    Each class is a yes-or-no question of its own; the normal class is told where no pattern is. macro_f1 is the mean of
+    the patterns, without the normal class. A wafer is right when its whole set is; the calibration error compares how
+    often that is so with the probability of the whole set.
+
+    Args:
+        probabilities: (N, classes), N >= 1.
+        shown: (N, classes) what each wafer shows.
+        normal: whether each class is the normal one.
+        lots: lot of each wafer, "" when unknown.
+        accepted: (N,) whether the model's answer is accepted.
+        draws: draws of the bootstrap; 0 leaves macro_f1_interval at (macro_f1, macro_f1).
+        seed: seed of the bootstrap.
+
+    Raises:
+        InvalidArgumentError: there is no wafer, or the arrays differ in length.
+    """
+    _check_lengths(len(probabilities), shown, lots, accepted)
+    patterns = ~np.asarray(normal, np.bool_)
+    called = shown_classes(probabilities, normal)
+    counts = pattern_counts(shown, called)
+    lot_numbers = number_lots(lots)
+    right = (called == shown)[:, patterns].all(axis=1)
+    return Evaluation(
+        wafers=len(shown),
+        lots=int(lot_numbers.max()) + 1,
+        macro_f1=pattern_f1(counts[patterns]),
+        macro_f1_interval=_bootstrap_pattern_f1(shown[:, patterns], called[:, patterns], lot_numbers, draws, seed),
+        accuracy=float(right.mean()),
+        classes=tuple(
+            _score(int(found), int(alarms), int(found + missed), len(set(lot_numbers[shown[:, index]])))
+            for index, (found, alarms, missed) in enumerate(counts)
+        ),
+        confusion=(),
+        accepted_share=float(accepted.mean()),
+        accepted_error=accepted_error(right, accepted),
+        expected_calibration_error=expected_calibration_error(set_confidence(probabilities, normal), right),
+        task=Task.SEVERAL,
+    )
+
+
+def evaluate_normal(
+    novelty: NDArray[np.float32],
+    labels: Labels,
+    normal: Sequence[bool],
+    lots: Sequence[str],
+    draws: int = BOOTSTRAP_DRAWS,
+    seed: int = 0,
+) -> Evaluation:
+    """Returns all scores of a model that was taught on normal wafers alone.
+
+    A wafer is called normal, and accepted, where its novelty is at most 1. macro_f1 is the mean of the two answers
+    "normal" and "not normal", the second only with wafers of other classes. The calibration error is 0: the probability
+    of such a model is the share of normal wafers that are as far out, and not a chance of being right.
+
+    Args:
+        novelty: (N,), N >= 1.
+        labels: (N,) index of the class.
+        normal: whether each class is the normal one.
+        lots: lot of each wafer, "" when unknown.
+        draws: draws of the bootstrap; 0 leaves macro_f1_interval at (macro_f1, macro_f1).
+        seed: seed of the bootstrap.
+
+    Raises:
+        InvalidArgumentError: there is no wafer, or the arrays differ in length.
+    """
+    called_normal = novelty <= 1.0
+    _check_lengths(len(novelty), labels, lots, called_normal)
+    is_normal = np.asarray(normal, np.bool_)[labels]
+    lot_numbers = number_lots(lots)
+    # Two classes: normal 0, anything else 1.
+    truth, called = (~is_normal).astype(np.int64), (~called_normal).astype(np.int64)
+    right = truth == called
+    scores = []
+    for index, each in enumerate(normal):
+        own = labels == index
+        alarms = int((called_normal & ~is_normal).sum()) if each else 0
+        scores.append(_score(int((own & right).sum()), alarms, int(own.sum()), len(set(lot_numbers[own]))))
+    return Evaluation(
+        wafers=len(labels),
+        lots=int(lot_numbers.max()) + 1,
+        macro_f1=macro_f1(confusion_matrix(truth, called, 2)),
+        macro_f1_interval=bootstrap_macro_f1(truth, called, lot_numbers, 2, draws, seed),
+        accuracy=float(right.mean()),
+        classes=tuple(scores),
+        confusion=(),
+        accepted_share=float(called_normal.mean()),
+        accepted_error=accepted_error(right, called_normal),
+        expected_calibration_error=0.0,
+        auroc=auroc(novelty[is_normal], novelty[~is_normal]) if 0 < is_normal.sum() < len(is_normal) else 0.0,
+        task=Task.NORMAL,
     )
 
 
@@ -162,6 +266,27 @@ def macro_f1(confusion: NDArray[np.int64]) -> float:
     """Returns the mean F1 of the classes that have a wafer; 0 without any."""
     there = confusion.sum(axis=1) > 0
     return float(class_f1(confusion)[there].mean()) if there.any() else 0.0
+
+
+def pattern_counts(shown: NDArray[np.bool_], called: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Returns counts (patterns, 3): found, false alarms, missed.
+
+    Args:
+        shown: (N, patterns) what each wafer shows.
+        called: (N, patterns) what it is said to show.
+    """
+    return np.stack([(shown & called).sum(axis=0), (~shown & called).sum(axis=0), (shown & ~called).sum(axis=0)], 1)
+
+
+def pattern_f1(counts: NDArray[np.floating[Any]] | NDArray[np.int64]) -> float:
+    """Returns the mean F1 of the patterns that a wafer shows; 0 without any.
+
+    Args:
+        counts: (patterns, 3), see `pattern_counts`.
+    """
+    found, alarms, missed = counts.T
+    there = found + missed > 0
+    return float((2 * found[there] / (2 * found + alarms + missed)[there]).mean()) if there.any() else 0.0
 
 
 def wilson_interval(found: int, wafers: int) -> Interval:
@@ -219,14 +344,21 @@ def number_lots(lots: Sequence[str]) -> NDArray[np.int64]:
     return np.unique(np.array(keys, dtype=object), return_inverse=True)[1].astype(np.int64)
 
 
-def expected_calibration_error(probabilities: Probabilities, labels: Labels, bins: int = CALIBRATION_BINS) -> float:
-    """Returns the sum over equal-width bins of confidence of (wafers in bin / N) |accuracy - mean confidence|."""
-    confidence = probabilities.max(axis=1).astype(np.float64)
-    right = probabilities.argmax(axis=1) == labels
+def expected_calibration_error(
+    confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_], bins: int = CALIBRATION_BINS
+) -> float:
+    """Returns the sum over equal-width bins of confidence of (wafers in bin / N) |share right - mean confidence|.
+
+    Args:
+        confidence: (N,) probability that each answer is right, N >= 1.
+        right: (N,) whether it is.
+        bins: number of bins.
+    """
+    confidence = confidence.astype(np.float64)
     # Bins are (low, high]; a confidence of exactly 0 belongs to the first.
     bin_of = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     gap = np.bincount(bin_of, weights=right - confidence, minlength=bins)
-    return float(np.abs(gap).sum() / len(labels))
+    return float(np.abs(gap).sum() / len(right))
 
 
 def accepted_error(right: NDArray[np.bool_], accepted: NDArray[np.bool_]) -> float:
@@ -253,15 +385,48 @@ def auroc(known: NDArray[np.floating[Any]], unknown: NDArray[np.floating[Any]]) 
 
 def _class_score(confusion: NDArray[np.int64], index: int, lots: int) -> ClassScore:
     found = int(confusion[index, index])
-    wafers = int(confusion[index].sum())
-    called = int(confusion[:, index].sum())
+    return _score(found, int(confusion[:, index].sum()) - found, int(confusion[index].sum()), lots)
+
+
+def _score(found: int, false_alarms: int, wafers: int, lots: int) -> ClassScore:
+    called = found + false_alarms
     return ClassScore(
         wafers=wafers,
         lots=lots,
         found=found,
-        false_alarms=called - found,
+        false_alarms=false_alarms,
         recall=found / wafers if wafers else 0.0,
         recall_interval=wilson_interval(found, wafers),
         precision=found / called if called else 0.0,
-        f1=float(class_f1(confusion)[index]),
+        f1=2 * found / (wafers + called) if found else 0.0,
     )
+
+
+def _bootstrap_pattern_f1(
+    shown: NDArray[np.bool_], called: NDArray[np.bool_], lots: NDArray[np.int64], draws: int, seed: int
+) -> Interval:
+    """Returns the 95 % percentile interval of the patterns' mean F1 when lots are drawn with replacement."""
+    count = int(lots.max()) + 1
+    kinds = np.stack([shown & called, ~shown & called, shown & ~called], axis=2).reshape(len(shown), -1)
+    by_lot = np.zeros((count, kinds.shape[1]))
+    np.add.at(by_lot, lots, kinds)
+    if not draws:
+        score = pattern_f1(by_lot.sum(axis=0).reshape(-1, 3))
+        return Interval(score, score)
+    random = np.random.default_rng(seed)
+    scores = []
+    for _ in range(draws):
+        times = np.bincount(random.integers(0, count, count), minlength=count)
+        scores.append(pattern_f1((times @ by_lot).reshape(-1, 3)))
+    low, high = np.percentile(scores, (2.5, 97.5))
+    return Interval(float(low), float(high))
+
+
+def _check_lengths(
+    count: int, labels: Sequence[Any] | NDArray[Any], lots: Sequence[str], accepted: NDArray[np.bool_]
+) -> None:
+    if not count or not count == len(labels) == len(lots) == len(accepted):
+        raise InvalidArgumentError(
+            "Expected at least one wafer, and one label, lot and decision for each. "
+            f"Received: {count} wafers, {len(labels)} labels, {len(lots)} lots, {len(accepted)} decisions."
+        )

@@ -25,7 +25,8 @@ BANK_WAFERS = 1000
 _LOT_MARGIN = 0.6
 # With fewer tune wafers the rule above says nothing; then an answer must at least be this sure.
 _LEAST_SURE = 0.9
-_TEMPERATURES = np.geomspace(0.25, 8.0, 101)
+TEMPERATURES = np.geomspace(0.25, 8.0, 101)
+"""Divisors of the logits to choose from."""
 
 
 def calibrate(head: Head, sentry: Head, bank: Array, tune: Array, labels: NDArray[np.int64]) -> Calibration:
@@ -59,11 +60,11 @@ def best_temperature(logits: Array, labels: NDArray[np.int64]) -> float:
     """
     classes = logits.shape[1]
     losses = []
-    for temperature in _TEMPERATURES:
+    for temperature in TEMPERATURES:
         scaled = logits / np.float32(temperature)
         ignorance = -float(log_softmax(scaled).mean(axis=1).mean()) - math.log(classes)
         losses.append(mean_loss(scaled, labels) * len(labels) + 0.5 * ignorance)
-    return float(_TEMPERATURES[int(np.argmin(losses))])
+    return float(TEMPERATURES[int(np.argmin(losses))])
 
 
 def accept_threshold(confidence: Array, right: NDArray[np.bool_]) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from services.common.dataset import DatasetManifest, Split
+from services.common.dataset import DatasetClass, DatasetManifest, Split
 from services.common.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
 from services.common.evaluation import Evaluation
 from services.common.task import Task
@@ -28,6 +28,8 @@ MIN_CLASSES = 2
 """Fewest classes that can be told apart."""
 MIN_CLASS_WAFERS = 5
 """Fewest wafers of a class, all sides of the split together."""
+MIN_NORMAL_WAFERS = 20
+"""Fewest wafers of the normal class where only it is taught, all sides of the split together."""
 MODEL_SIZES = ("fast", "balanced", "best")
 """Sizes of pretrained models, in the order of the protocol's enum."""
 MAX_EPOCHS = 1000
@@ -126,11 +128,11 @@ class TrainingOutcome:
     """What a teaching came to.
 
     Attributes:
-        best_epoch: epoch whose weights are the model's, from 1.
+        best_epoch: epoch whose weights are the model's, from 1; 0 where only normal wafers teach.
         epochs: epochs that ran.
         tune: scores on the tune wafers.
         test: scores on the locked test wafers; None when the data set has none.
-        class_names: id and display name of each class.
+        class_names: id and display name of each class of the data set.
         model_bytes: size of the ONNX file.
         parity_max_difference: largest difference between an ONNX and a Keras probability.
         parity_wafers: wafers compared.
@@ -182,7 +184,6 @@ def check_spec(spec: TrainingSpec) -> None:
             # Written so that NaN is out of range, too.
             ("learning_rate", 0 < config.learning_rate <= 1, "a number over 0, at most 1"),
             ("model_size", config.model_size in MODEL_SIZES, f"one of {', '.join(MODEL_SIZES)}"),
-            ("task", config.task is Task.SINGLE, f"{Task.SINGLE}: this release teaches no other type of project"),
             ("augmentation", 0 <= config.augmentation <= 1, "0 to 1"),
             ("backbone", config.backbone in ("", *BACKBONES), f"one of {', '.join(BACKBONES)}"),
             ("seed", 0 <= config.seed <= MAX_SEED, f"0 to {MAX_SEED}"),
@@ -198,29 +199,67 @@ def check_spec(spec: TrainingSpec) -> None:
         raise InvalidArgumentError(f"The settings are wrong. {text}", violations=wrong)
 
 
-def check_dataset(manifest: DatasetManifest) -> None:
+def check_dataset(manifest: DatasetManifest, task: Task) -> None:
     """Checks that a data set version can teach.
 
+    * A single pattern: two classes, and no wafer that shows several.
+    * Several patterns: two classes, one of them at least a pattern; at most one normal class.
+    * Only normal: one normal class with MIN_NORMAL_WAFERS wafers. Other classes need none.
+
     Raises:
-        FailedPreconditionError: it has fewer than two classes, or a class has too few wafers or none to train on.
+        FailedPreconditionError: it is otherwise, or a class that teaches has too few wafers or none to train on.
     """
+    normal = [each for each in manifest.classes if each.normal]
+    if task is not Task.SINGLE and len(normal) > 1:
+        raise FailedPreconditionError(
+            f"Expected one normal class at most. Received: {', '.join(each.display_name for each in normal)}. "
+            "Merge them.",
+            subject=manifest.name,
+            reason="TOO_MANY_NORMAL_CLASSES",
+        )
+    if task is Task.NORMAL:
+        _check_normal(manifest, normal)
+        return
     if len(manifest.classes) < MIN_CLASSES:
         raise FailedPreconditionError(
             f"Expected at least {MIN_CLASSES} classes to tell apart. Received: {len(manifest.classes)}. Add a class.",
             subject=manifest.name,
             reason="TOO_FEW_CLASSES",
         )
+    if task is Task.SINGLE and sum(sum(sides.values()) for sides in manifest.counts.values()) > manifest.wafers:
+        raise FailedPreconditionError(
+            "Expected wafers of a single class. Received: some that show several. Choose the project type with several "
+            "patterns a wafer, or leave one class to each of these wafers.",
+            subject=manifest.name,
+            reason="SEVERAL_CLASSES",
+        )
     for each in manifest.classes:
-        counts = manifest.counts[each.class_id]
-        if sum(counts.values()) < MIN_CLASS_WAFERS or not counts[Split.TRAIN]:
-            raise FailedPreconditionError(
-                f"Expected at least {MIN_CLASS_WAFERS} wafers of class {each.display_name!r}, one for training. "
-                f"Received: {sum(counts.values())}, {counts[Split.TRAIN]} for training. "
-                "Add wafers to the class, or remove it.",
-                subject=each.class_id,
-                reason="TOO_FEW_WAFERS",
-                metadata={"class_id": each.class_id, "wafers": str(sum(counts.values()))},
-            )
+        _check_class(manifest, each, MIN_CLASS_WAFERS)
+
+
+def _check_normal(manifest: DatasetManifest, normal: list[DatasetClass]) -> None:
+    if not normal:
+        raise FailedPreconditionError(
+            "Expected a normal class, the one whose pattern is none. "
+            f"Received: {', '.join(each.display_name for each in manifest.classes)}. Name the normal class.",
+            subject=manifest.name,
+            reason="NO_NORMAL_CLASS",
+        )
+    _check_class(manifest, normal[0], MIN_NORMAL_WAFERS)
+
+
+def _check_class(manifest: DatasetManifest, class_: DatasetClass, least: int) -> None:
+    counts = manifest.counts[class_.class_id]
+    wafers = sum(counts.values())
+    if wafers < least or not counts[Split.TRAIN]:
+        raise FailedPreconditionError(
+            f"Expected at least {least} wafers of class {class_.display_name!r}, one for training. "
+            f"Received: {wafers}, {counts[Split.TRAIN]} for training. Add wafers to the class"
+            f"{', or remove it' if least == MIN_CLASS_WAFERS else ''}.",
+            subject=class_.class_id,
+            reason="TOO_FEW_WAFERS",
+            metadata={"class_id": class_.class_id, "wafers": str(wafers)},
+        )
 
 
 def check_generated(manifest: DatasetManifest, generated: DatasetManifest) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -10,7 +11,6 @@ import tensorflow as tf
 from keras import ops
 from numpy.typing import NDArray
 
-from services.trainer.head import smooth_targets
 from services.trainer.network import LOGIT_SCALE, Head
 
 TRUNK_RATE = 0.3
@@ -26,10 +26,11 @@ class FineTuner:
     Args:
         trunk: planes to feature maps and embedding; changed in place.
         head: where the classifier starts.
+        loss: mean loss of tensors of targets and logits (n, outputs).
     """
 
-    def __init__(self, trunk: keras.Model, head: Head) -> None:
-        self._trunk = trunk
+    def __init__(self, trunk: keras.Model, head: Head, loss: Callable[[Any, Any], Any]) -> None:
+        self._trunk, self._loss = trunk, loss
         self._kernel = keras.Variable(head.kernel, name="kernel")
         self._bias = keras.Variable(head.bias, name="bias")
         self._weights = [*trunk.trainable_variables, self._kernel, self._bias]
@@ -44,19 +45,20 @@ class FineTuner:
         ]
         self._function = tf.function(self._gradient_step, input_signature=signature)
 
-    def step(self, planes: NDArray[np.float32], labels: NDArray[np.int64], learning_rate: float) -> tuple[float, int]:
-        """Does one step and returns the mean loss of the batch and how many were right.
+    def step(
+        self, planes: NDArray[np.float32], targets: NDArray[np.float32], learning_rate: float
+    ) -> tuple[float, NDArray[np.float32]]:
+        """Does one step and returns the mean loss of the batch and its logits (n, outputs), as they were before it.
 
         Args:
             planes: float32 (n, size, size, 2).
-            labels: (n,) classes.
+            targets: float32 (n, outputs), what the loss compares the logits with.
             learning_rate: step size of the classifier; the trunk's is TRUNK_RATE of it.
         """
         for optimizer, factor in zip(self._optimizers, (TRUNK_RATE, 1.0), strict=True):
             optimizer.learning_rate = learning_rate * factor
-        targets = smooth_targets(labels, self._bias.shape[0])
         loss, logits = self._function(tf.constant(planes), tf.constant(targets))
-        return float(loss), int((np.asarray(logits).argmax(axis=1) == labels).sum())
+        return float(loss), np.asarray(logits)
 
     @property
     def head(self) -> Head:
@@ -82,7 +84,7 @@ class FineTuner:
         with tf.GradientTape() as tape:
             embedding = self._trunk(planes, training=False)[-1]
             logits = LOGIT_SCALE * (ops.matmul(embedding, self._kernel) + self._bias)
-            loss = ops.mean(ops.categorical_crossentropy(targets, logits, from_logits=True))
+            loss = self._loss(targets, logits)
         gradients = tape.gradient(loss, [each.value for each in self._weights])
         groups = zip(self._optimizers, self._groups(gradients), self._groups(self._weights), strict=True)
         for optimizer, gradient, variables in groups:

@@ -164,7 +164,7 @@ def train_epoch(
         error = np.float32(LOGIT_SCALE / len(part)) * weight * (np.exp(logs) - target)
         towards = part.T @ error + pull * (state.weights[:-1] - state.anchor)
         gradient = np.concatenate([towards, error.sum(axis=0, keepdims=True)])
-        _step(state, gradient, next(learning_rates))
+        adam_step(state, gradient, next(learning_rates))
     return loss / len(labels), right / len(labels)
 
 
@@ -209,7 +209,8 @@ def smooth_targets(labels: NDArray[np.int64], classes: int) -> Array:
     return np.eye(classes, dtype=np.float32)[labels] * np.float32(1 - SMOOTHING) + np.float32(SMOOTHING / classes)
 
 
-def _step(state: HeadState, gradient: Array, learning_rate: float) -> None:
+def adam_step(state: HeadState, gradient: Array, learning_rate: float) -> None:
+    """Moves a classifier by the gradient (D + 1, classes) of its weights, about a learning rate far."""
     state.steps += 1
     state.mean += (1 - _BETA1) * (gradient - state.mean)
     state.square += (1 - _BETA2) * (gradient**2 - state.square)

@@ -131,7 +131,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
 
     def _check_datasets(self, spec: TrainingSpec) -> None:
         manifest = read_manifest(self._store, spec.dataset_id)
-        check_dataset(manifest)
+        check_dataset(manifest, spec.config.task)
         for dataset_id in spec.generated:
             check_generated(manifest, read_manifest(self._store, dataset_id))
 

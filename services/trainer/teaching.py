@@ -15,16 +15,19 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from services.common.dataset import open_dataset
-from services.common.evaluation import Evaluation, evaluate
+from services.common.dataset import DatasetClass, open_dataset
+from services.common.evaluation import Evaluation, evaluate, evaluate_normal, evaluate_several
 from services.common.jobs.worker import JobContext
 from services.common.model_repository import ModelClass, ModelManifest
+from services.common.pattern_sets import set_confidence
 from services.common.preprocessing import pad_grids
-from services.trainer.backbones import BackboneLibrary, backbone_of_size, find_backbone
+from services.common.task import Task
+from services.trainer.backbones import Backbone, BackboneLibrary, backbone_of_size, find_backbone
 from services.trainer.calibration import bank_rows, calibrate
 from services.trainer.domain import (
     STAGE_KIND,
     WARNING_KIND,
+    TrainingConfig,
     TrainingOutcome,
     TrainingSpec,
     check_dataset,
@@ -32,11 +35,14 @@ from services.trainer.domain import (
 )
 from services.trainer.export.onnx import Answers, answers_of, export_onnx, open_session, prove_parity
 from services.trainer.features import embed, embedder
-from services.trainer.network import Calibration, embedding_model, taught_model
-from services.trainer.outliers import Outliers, read_outliers, teach_sentry, unclaimed
+from services.trainer.network import embedding_model, taught_model
+from services.trainer.normal import bank_of_normal, calibrate_normal, normal_model
+from services.trainer.outliers import read_outliers, teach_sentry, unclaimed
 from services.trainer.publishing import MODEL_FILE, write_candidate
+from services.trainer.several import calibrate as calibrate_several
+from services.trainer.several import normal_position, pattern_columns, several_model
 from services.trainer.teaching_set import Side, TeachingSet, read_teaching_set
-from services.trainer.training import FEATURES_PROGRESS, TRAINED_PROGRESS, Taught, teach
+from services.trainer.training import FEATURES_PROGRESS, TRAINED_PROGRESS, teach
 from services.trainer.trunks import load_trunk
 
 KERAS_FILE, GOLDEN_FILE, EVALUATION_FILE = "model.keras", "golden.npz", "evaluation.json"
@@ -45,6 +51,26 @@ GOLDEN_WAFERS = 16
 """Most wafers of the batch that every loader repeats before it serves a model."""
 MAX_GOLDEN_PLACES = 500_000
 """Most places of that batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Lesson:
+    """What was taught, ready to be exported; see `ModelManifest` and `TrainingOutcome` for the rest.
+
+    Attributes:
+        model: from dies to the outputs by name.
+        classes: classes that it answers.
+        training_wafers: wafers that taught it.
+    """
+
+    model: keras.Model
+    classes: tuple[DatasetClass, ...]
+    training_wafers: int
+    novelty_threshold: float
+    temperature: float = 1.0
+    accept_threshold: float = 0.0
+    best_epoch: int = 0
+    epochs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +107,17 @@ def run(context: JobContext, library: BackboneLibrary) -> TrainingOutcome:
     tf.config.experimental.enable_op_determinism()
     trunk = load_trunk(backbone, library)
     _begin(context, "features", FEATURES_PROGRESS)
-    taught = teach(trunk, backbone, wafers, config, context)
-    _begin(context, "exporting", TRAINED_PROGRESS)
-    outliers = read_outliers(library, backbone.size, len(wafers.train) / len(wafers.classes))
-    calibration = _calibrate(context, trunk, backbone.orientations, wafers, outliers, taught, config.seed)
-    model = taught_model(trunk, backbone.orientations, backbone.size, taught.head, calibration)
-    model.save(context.folder / KERAS_FILE)
-    export_onnx(model, context.folder / MODEL_FILE)
+    if config.task is Task.NORMAL:
+        lesson = _teach_normal(context, trunk, backbone, wafers, config.seed)
+    else:
+        lesson = _teach_patterns(context, library, backbone, trunk, wafers, config)
+    lesson.model.save(context.folder / KERAS_FILE)
+    export_onnx(lesson.model, context.folder / MODEL_FILE)
     _begin(context, "evaluating", 0.9)
-    measured = _measure(context, model, wafers, calibration)
+    measured = _measure(context, lesson, wafers, config.task)
     outcome = TrainingOutcome(
-        best_epoch=taught.best_epoch,
-        epochs=taught.epochs,
+        best_epoch=lesson.best_epoch,
+        epochs=lesson.epochs,
         tune=measured.tune,
         test=measured.test,
         class_names=tuple((each.class_id, each.display_name) for each in wafers.classes),
@@ -100,12 +125,12 @@ def run(context: JobContext, library: BackboneLibrary) -> TrainingOutcome:
         parity_max_difference=measured.parity_max_difference,
         parity_wafers=measured.parity_wafers,
         backbone=backbone.backbone_id,
-        training_wafers=len(wafers.train),
+        training_wafers=lesson.training_wafers,
         seconds=context.elapsed_s(),
         peak_memory_bytes=context.peak_memory_bytes(),
         warnings=wafers.warnings,
     )
-    _write_facts(context.folder, outcome, spec, backbone.size, calibration)
+    _write_facts(context.folder, outcome, spec, backbone.size, lesson)
     return outcome
 
 
@@ -125,66 +150,125 @@ def _begin(context: JobContext, stage: str, share: float, device: str = "") -> N
 
 def _read(context: JobContext, spec: TrainingSpec, size: int) -> TeachingSet:
     dataset = open_dataset(context.store, spec.dataset_id)
-    check_dataset(dataset.manifest)
+    check_dataset(dataset.manifest, spec.config.task)
     generated = [open_dataset(context.store, each) for each in spec.generated if spec.config.use_generated_wafers]
     for each in generated:
         check_generated(dataset.manifest, each.manifest)
-    wafers = read_teaching_set(dataset, generated, size, spec.config.seed)
+    wafers = read_teaching_set(dataset, generated, size, spec.config.seed, spec.config.task)
     if spec.config.use_generated_wafers or not wafers.train.generated.any():
         return wafers
     real = wafers.train.chosen(np.flatnonzero(~wafers.train.generated))
     return dataclasses.replace(wafers, train=real)
 
 
-def _calibrate(
+def _teach_patterns(
     context: JobContext,
+    library: BackboneLibrary,
+    backbone: Backbone,
     trunk: keras.Model,
-    orientations: int,
     wafers: TeachingSet,
-    outliers: Outliers,
-    taught: Taught,
-    seed: int,
-) -> Calibration:
-    embeddings_of = embedder(embedding_model(trunk, orientations))
-    rows = bank_rows(wafers.train.labels, wafers.train.generated, len(wafers.classes), seed)
+    config: TrainingConfig,
+) -> _Lesson:
+    """Teaches the one pattern of a wafer, or several."""
+    taught = teach(trunk, backbone, wafers, config, context)
+    _begin(context, "exporting", TRAINED_PROGRESS)
+    train = wafers.train
+    groups = sets_of(train)
+    rows = bank_rows(groups, train.generated, int(groups.max()) + 1, config.seed)
+    bank = _embeddings(context, trunk, backbone, train.planes[rows])
+    tune = _embeddings(context, trunk, backbone, wafers.tune.planes)
+    shape = (trunk, backbone.orientations, backbone.size)
+    if config.task is Task.SEVERAL:
+        calibration = calibrate_several(taught.head, bank, tune, wafers.tune.shown[:, pattern_columns(wafers.classes)])
+        model = several_model(*shape, taught.head, calibration, normal_position(wafers.classes))
+    else:
+        labels, count = train.labels[rows], len(wafers.classes)
+        outliers = read_outliers(library, backbone.size, len(train) / count)
+        strange = _embeddings(context, trunk, backbone, outliers.planes)
+        free = unclaimed(outliers, strange, wafers.classes, bank, labels)
+        sentry = teach_sentry(bank, labels, strange[free], outliers.labels[free], count, config.seed)
+        calibration = calibrate(taught.head, sentry, bank, tune, wafers.tune.labels)
+        model = taught_model(*shape, taught.head, calibration)
+    return _Lesson(
+        model=model,
+        classes=wafers.classes,
+        training_wafers=len(train),
+        temperature=calibration.temperature,
+        accept_threshold=calibration.accept_threshold,
+        novelty_threshold=calibration.novelty_threshold,
+        best_epoch=taught.best_epoch,
+        epochs=taught.epochs,
+    )
 
-    def check(_: float) -> None:
-        context.check_cancelled()
 
-    bank = embed(embeddings_of, wafers.train.planes[rows], check, orientations)
-    tune = embed(embeddings_of, wafers.tune.planes, check, orientations)
-    labels, count = wafers.train.labels[rows], len(wafers.classes)
-    strange = embed(embeddings_of, outliers.planes, check, orientations)
-    free = unclaimed(outliers, strange, wafers.classes, bank, labels)
-    sentry = teach_sentry(bank, labels, strange[free], outliers.labels[free], count, seed)
-    return calibrate(taught.head, sentry, bank, tune, wafers.tune.labels)
+def _teach_normal(
+    context: JobContext, trunk: keras.Model, backbone: Backbone, wafers: TeachingSet, seed: int
+) -> _Lesson:
+    """Remembers normal wafers; wafers of other classes and generated ones teach nothing."""
+    train = wafers.train
+    normal = np.array([each.normal for each in wafers.classes])
+    rows = bank_of_normal(np.flatnonzero(normal[train.labels] & ~train.generated), seed)
+    bank = _embeddings(context, trunk, backbone, train.planes[rows])
+    judges = normal[wafers.tune.labels]
+    tune = _embeddings(context, trunk, backbone, wafers.tune.planes[judges]) if judges.any() else bank[:0]
+    _begin(context, "exporting", TRAINED_PROGRESS)
+    calibration = calibrate_normal(bank, [train.lots[row] for row in rows], tune)
+    return _Lesson(
+        model=normal_model(trunk, backbone.orientations, backbone.size, calibration),
+        classes=tuple(each for each in wafers.classes if each.normal),
+        training_wafers=len(rows),
+        novelty_threshold=calibration.threshold,
+    )
 
 
-def _measure(context: JobContext, model: keras.Model, wafers: TeachingSet, calibration: Calibration) -> _Measured:
+def _embeddings(
+    context: JobContext, trunk: keras.Model, backbone: Backbone, planes: NDArray[np.float16]
+) -> NDArray[np.float32]:
+    embeddings_of = embedder(embedding_model(trunk, backbone.orientations))
+    return embed(embeddings_of, planes, lambda _: context.check_cancelled(), backbone.orientations)
+
+
+def sets_of(side: Side) -> NDArray[np.int64]:
+    """Returns a number (N,) for each wafer's set of classes: its class where every wafer shows one."""
+    if (side.shown.sum(axis=1) == 1).all():
+        return side.labels
+    return np.unique(side.shown, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def _measure(context: JobContext, lesson: _Lesson, wafers: TeachingSet, task: Task) -> _Measured:
     """Scores the exported file itself, so that what is measured is what is served."""
     session = open_session(context.folder / MODEL_FILE)
     tune = answers_of(session, wafers.tune.grids, context.check_cancelled)
     test = answers_of(session, wafers.test.grids, context.check_cancelled)
     context.check_cancelled()
     judged, known = (wafers.test, test) if len(wafers.test) else (wafers.tune, tune)
-    parity = prove_parity(model, session, judged.grids, known, context.check_cancelled)
+    parity = prove_parity(lesson.model, session, judged.grids, known, context.check_cancelled, task)
     _write_golden(context.folder / GOLDEN_FILE, session, judged)
     return _Measured(
-        tune=_scores(wafers.tune, tune, calibration),
-        test=_scores(wafers.test, test, calibration) if len(wafers.test) else None,
+        tune=_scores(wafers.classes, wafers.tune, tune, lesson.accept_threshold, task),
+        test=_scores(wafers.classes, wafers.test, test, lesson.accept_threshold, task) if len(wafers.test) else None,
         parity_wafers=parity.wafers,
         parity_max_difference=parity.max_difference,
     )
 
 
-def _scores(side: Side, answers: Answers, calibration: Calibration) -> Evaluation:
-    sure = answers.probabilities.max(axis=1) >= calibration.accept_threshold
-    return evaluate(answers.probabilities, side.labels, side.lots, sure & (answers.novelty <= 1.0))
+def _scores(
+    classes: Sequence[DatasetClass], side: Side, answers: Answers, accept_threshold: float, task: Task
+) -> Evaluation:
+    probabilities, known = answers.probabilities, answers.novelty <= 1.0
+    normal = [each.normal for each in classes]
+    if task is Task.NORMAL:
+        return evaluate_normal(answers.novelty, side.labels, normal, side.lots)
+    if task is Task.SEVERAL:
+        sure = set_confidence(probabilities, normal) >= accept_threshold
+        return evaluate_several(probabilities, side.shown, normal, side.lots, sure & known)
+    sure = probabilities.max(axis=1) >= accept_threshold
+    return evaluate(probabilities, side.labels, side.lots, sure & known)
 
 
 def _write_golden(path: Path, session: Any, side: Side) -> None:
-    """Writes a few wafers of each class in turn and their answers."""
-    rows = golden_rows(side.labels, side.grids)
+    """Writes a few wafers of each set of classes in turn and their answers."""
+    rows = golden_rows(sets_of(side), side.grids)
     dies = pad_grids([side.grids[row] for row in rows])
     (probabilities,) = session.run(["probabilities"], {"dies": dies})
     np.savez_compressed(path, allow_pickle=False, dies=dies, probabilities=probabilities)
@@ -205,27 +289,23 @@ def golden_rows(labels: NDArray[np.int64], grids: Sequence[NDArray[np.uint8]]) -
     return rows
 
 
-def _write_facts(
-    folder: Path, outcome: TrainingOutcome, spec: TrainingSpec, size: int, calibration: Calibration
-) -> None:
+def _write_facts(folder: Path, outcome: TrainingOutcome, spec: TrainingSpec, size: int, lesson: _Lesson) -> None:
     data = outcome.to_json()
     sides = {name: data[name] for name in ("tune", "test") if name in data}
+    figures = ["wafers", "lots", "macro_f1", "accuracy", "accepted_share", "accepted_error"]
+    if spec.config.task is Task.NORMAL:
+        figures.append("auroc")
     (folder / EVALUATION_FILE).write_text(json.dumps(sides, indent=2, ensure_ascii=False))
     manifest = ModelManifest(
-        classes=tuple(ModelClass(class_id, name) for class_id, name in outcome.class_names),
+        classes=tuple(ModelClass(each.class_id, each.display_name, each.normal) for each in lesson.classes),
         size=size,
-        temperature=calibration.temperature,
-        accept_threshold=calibration.accept_threshold,
-        novelty_threshold=calibration.novelty_threshold,
+        temperature=lesson.temperature,
+        accept_threshold=lesson.accept_threshold,
+        novelty_threshold=lesson.novelty_threshold,
+        task=spec.config.task,
         dataset_version=f"datasetVersions/{spec.dataset_id}",
         backbone=outcome.backbone,
-        scores={
-            side: {
-                name: scores[name]
-                for name in ("wafers", "lots", "macro_f1", "accuracy", "accepted_share", "accepted_error")
-            }
-            for side, scores in sides.items()
-        },
+        scores={side: {name: scores[name] for name in figures} for side, scores in sides.items()},
         golden=GOLDEN_FILE,
     )
     write_candidate(folder, manifest, (MODEL_FILE, KERAS_FILE, GOLDEN_FILE, EVALUATION_FILE))

@@ -13,6 +13,7 @@ from services.common.dataset import Dataset, DatasetClass, Origin, Split
 from services.common.errors import DataLossError
 from services.common.preprocessing import planes_of
 from services.common.splitting import split_by_lot
+from services.common.task import Task
 
 _GENERATED = (Origin.VARIATION, Origin.LEARNED)
 _CHUNK = 1024
@@ -25,7 +26,8 @@ class Side:
 
     Attributes:
         planes: float16 (N, size, size, 2).
-        labels: int64 (N,) index of the class.
+        labels: int64 (N,) index of the class; of the first one where a wafer shows several.
+        shown: bool (N, classes) whether the wafer shows each class.
         lots: lot of each wafer.
         generated: bool (N,) whether the wafer was generated.
         ids: identifier of each wafer.
@@ -35,6 +37,7 @@ class Side:
 
     planes: NDArray[np.float16]
     labels: NDArray[np.int64]
+    shown: NDArray[np.bool_]
     lots: list[str] = field(default_factory=list)
     generated: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
     ids: list[str] = field(default_factory=list)
@@ -49,6 +52,7 @@ class Side:
         return Side(
             planes=self.planes[rows],
             labels=self.labels[rows],
+            shown=self.shown[rows],
             lots=[self.lots[row] for row in rows],
             generated=self.generated[rows],
             ids=[self.ids[row] for row in rows],
@@ -76,7 +80,9 @@ class TeachingSet:
     warnings: tuple[str, ...]
 
 
-def read_teaching_set(dataset: Dataset, generated: Sequence[Dataset], size: int, seed: int) -> TeachingSet:
+def read_teaching_set(
+    dataset: Dataset, generated: Sequence[Dataset], size: int, seed: int, task: Task = Task.SINGLE
+) -> TeachingSet:
     """Reads a data set version and the wafers generated from it.
 
     Args:
@@ -84,6 +90,7 @@ def read_teaching_set(dataset: Dataset, generated: Sequence[Dataset], size: int,
         generated: data set versions that only add to training.
         size: cells along each side of the planes.
         seed: seed of the choice of tune wafers where the data set has none.
+        task: what is to be taught; only normal needs no wafers of other classes on any side.
 
     Raises:
         DataLossError: a lot stands on two sides, or generated wafers stand outside of training.
@@ -96,7 +103,7 @@ def read_teaching_set(dataset: Dataset, generated: Sequence[Dataset], size: int,
         train, tune, warnings = _hold_out(train, classes, seed)
     train = _joined(train, _read(generated, None, index, size), tune, test)
     check_sides(train, tune, test)
-    warnings += _missing(classes, tune, test)
+    warnings += _missing([each for each in classes if each.normal or task is not Task.NORMAL], classes, tune, test)
     return TeachingSet(classes, train, tune, test, tuple(warnings))
 
 
@@ -120,17 +127,19 @@ def check_sides(train: Side, tune: Side, test: Side) -> None:
 
 def _read(datasets: Sequence[Dataset], split: Split | None, index: dict[str, int], size: int) -> Side:
     wafers = itertools.chain.from_iterable(dataset.iter_wafers(split) for dataset in datasets)
-    side = Side(np.zeros((0, size, size, 2), np.float16), np.zeros(0, np.int64))
-    planes, labels, generated = [side.planes], [], []
+    side = Side(np.zeros((0, size, size, 2), np.float16), np.zeros(0, np.int64), np.zeros((0, len(index)), np.bool_))
+    planes, shown, labels, generated = [side.planes], [side.shown], [], []
     while chunk := list(itertools.islice(wafers, _CHUNK)):
         planes.append(planes_of([wafer.dies for wafer in chunk], size).astype(np.float16))
         labels += [index[wafer.class_id] for wafer in chunk]
+        shown.append(np.array([[each in wafer.class_ids for each in index] for wafer in chunk], np.bool_))
         generated += [wafer.origin in _GENERATED for wafer in chunk]
         side.lots += [wafer.lot for wafer in chunk]
         side.ids += [wafer.wafer_id for wafer in chunk]
         side.parents += [wafer.parent_id for wafer in chunk]
         side.grids += [wafer.dies for wafer in chunk]
-    side.planes, side.labels = np.concatenate(planes), np.array(labels, np.int64)
+    side.planes, side.shown = np.concatenate(planes), np.concatenate(shown)
+    side.labels = np.array(labels, np.int64)
     side.generated = np.array(generated, np.bool_)
     return side
 
@@ -145,7 +154,7 @@ def _hold_out(train: Side, classes: Sequence[DatasetClass], seed: int) -> tuple[
     random = np.random.default_rng(seed)
     alone = []
     for position, each in enumerate(classes):
-        rows = real[train.labels[real] == position]
+        rows = real[train.shown[real, position]]
         if len(rows) >= 2 and not held & set(rows.tolist()):
             held |= set(random.permutation(rows)[: max(1, round(len(rows) * _HELD_OUT))].tolist())
             alone.append(each.display_name)
@@ -175,6 +184,7 @@ def _joined(train: Side, generated: Side, tune: Side, test: Side) -> Side:
     return Side(
         planes=np.concatenate([train.planes, kept.planes]),
         labels=np.concatenate([train.labels, kept.labels]),
+        shown=np.concatenate([train.shown, kept.shown]),
         lots=train.lots + kept.lots,
         generated=np.concatenate([train.generated, np.ones(len(kept), np.bool_)]),
         ids=train.ids + kept.ids,
@@ -183,11 +193,12 @@ def _joined(train: Side, generated: Side, tune: Side, test: Side) -> Side:
     )
 
 
-def _missing(classes: Sequence[DatasetClass], tune: Side, test: Side) -> list[str]:
-    """Returns a sentence for each side that judges without wafers of a class."""
+def _missing(needed: Sequence[DatasetClass], classes: Sequence[DatasetClass], tune: Side, test: Side) -> list[str]:
+    """Returns a sentence for each side that judges without wafers of a class that is needed."""
     warnings = []
     for name, side in (("tune", tune), ("locked test", test)):
-        missing = [each.display_name for position, each in enumerate(classes) if not (side.labels == position).any()]
+        there = {each.class_id for position, each in enumerate(classes) if side.shown[:, position].any()}
+        missing = [each.display_name for each in needed if each.class_id not in there]
         if missing and len(side):
             warnings.append(
                 f"There are no {name} wafers of {', '.join(missing)}: what is said of these classes is a guess. "

@@ -18,9 +18,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.evaluation import confusion_matrix, macro_f1
 from services.common.jobs.worker import PROGRESS_KIND, JobStopped
-from services.common.task import NORMAL_PATTERN
+from services.common.task import Task
 from services.trainer.augmentation import augment
 from services.trainer.backbones import Backbone
 from services.trainer.checkpoint import read_checkpoint, write_checkpoint
@@ -28,18 +27,10 @@ from services.trainer.domain import EPOCH_KIND, STAGE_KIND, EpochReport, Trainin
 from services.trainer.embedding import is_whitened
 from services.trainer.features import copies_of, embed, embed_copies, embedder
 from services.trainer.fine_tuning import FineTuner
-from services.trainer.head import (
-    ANCHOR_WAFERS,
-    HeadState,
-    class_weights,
-    cosine,
-    mean_loss,
-    normal_offset,
-    prototype_head,
-    step_sizes,
-    train_epoch_on_copies,
-)
+from services.trainer.head import ANCHOR_WAFERS, HeadState, cosine, step_sizes
 from services.trainer.network import Head, embedding_model
+from services.trainer.objective import Objective, SinglePattern
+from services.trainer.several import SeveralPatterns
 from services.trainer.teaching_set import TeachingSet
 
 FINE_TUNE_CLASS_WAFERS = 20
@@ -135,12 +126,12 @@ class _Teaching:
         self, trunk: keras.Model, backbone: Backbone, wafers: TeachingSet, config: TrainingConfig, listener: Listener
     ) -> None:
         self._trunk, self._config, self._listener = trunk, config, listener
-        self._wafers, self._classes = wafers, len(wafers.classes)
+        self._wafers = wafers
+        objective = SeveralPatterns if config.task is Task.SEVERAL else SinglePattern
+        self._objective: Objective = objective(wafers.train, wafers.classes)
         self._embed = embedder(embedding_model(trunk, backbone.orientations))
         self._orientations = backbone.orientations
         self._pull = ANCHOR_WAFERS if is_whitened(trunk) else 0.0
-        normal = next((index for index, each in enumerate(wafers.classes) if each.pattern == NORMAL_PATTERN), None)
-        self._offset = normal_offset(wafers.train.labels, self._classes, normal)
         selection = np.random.default_rng([config.seed, 0]).permutation(len(wafers.tune))[:SELECTION_WAFERS]
         self._tune = wafers.tune.chosen(np.sort(selection))
         self._fine_epochs = self._planned_fine_epochs()
@@ -177,7 +168,7 @@ class _Teaching:
         if self._best_trunk is not None:
             self._trunk.set_weights(self._best_trunk)
         assert self._best_head is not None  # noqa: S101 - at least one epoch ran
-        head = self._best_head.shifted(self._offset) if self._progress.best_shifted else self._best_head
+        head = self._best_head.shifted(self._objective.offset) if self._progress.best_shifted else self._best_head
         return Taught(head, self._progress.best_epoch, self._progress.epoch)
 
     def _begin_training(self) -> None:
@@ -187,7 +178,7 @@ class _Teaching:
     def _planned_fine_epochs(self) -> int:
         """Returns the epochs of fine-tuning: as many as its budget of wafers allows, at most a third of all."""
         train = self._wafers.train
-        smallest = np.bincount(train.labels[~train.generated], minlength=self._classes).min()
+        smallest = train.shown[~train.generated].sum(axis=0).min()
         most = int(self._config.epochs * FINE_TUNE_SHARE)
         if not self._config.fine_tune or smallest < FINE_TUNE_CLASS_WAFERS or not most:
             return 0
@@ -216,19 +207,17 @@ class _Teaching:
         return check
 
     def _first_head(self, copies: NDArray[np.float32]) -> HeadState:
-        head = prototype_head(copies.mean(axis=1), self._wafers.train.labels, self._classes)
-        return HeadState.at(head, self._pull)
+        return HeadState.at(self._objective.first_head(copies.mean(axis=1)), self._pull)
 
     def _train_head(self, state: HeadState, copies: NDArray[np.float32], tune: NDArray[np.float32]) -> None:
-        config, progress, labels = self._config, self._progress, self._wafers.train.labels
-        weights = class_weights(labels, self._classes)
-        steps = math.ceil(len(labels) / config.batch_size)
+        config, progress = self._config, self._progress
+        steps = math.ceil(len(copies) / config.batch_size)
         while progress.epoch < self._head_epochs and not self._given_up():
             self._listener.check_cancelled()
             self._epoch_began = time.monotonic()
             random = np.random.default_rng([config.seed, 2, progress.epoch])
             rates = step_sizes(config.learning_rate, state.steps, self._head_epochs * steps)
-            loss, accuracy = train_epoch_on_copies(state, copies, labels, weights, config.batch_size, rates, random)
+            loss, accuracy = self._objective.train_epoch(state, copies, config.batch_size, rates, random)
             self._end_epoch(loss, accuracy, state.head, tune)
             self._save_if_due(state, CHECKPOINT_SECONDS / 10)
 
@@ -236,7 +225,7 @@ class _Teaching:
         config, progress, train = self._config, self._progress, self._wafers.train
         best_head = self._best_head if saved is None else Head(saved["best_kernel"], saved["best_bias"])
         assert best_head is not None  # noqa: S101 - the classifier's own epochs ran before
-        tuner = self._tuner = FineTuner(self._trunk, best_head)
+        tuner = self._tuner = FineTuner(self._trunk, best_head, self._objective.loss)
         if saved is None:
             progress.fine_tuning, progress.stale = True, 0
             self._best_trunk = self._trunk.get_weights()
@@ -245,12 +234,10 @@ class _Teaching:
             self._best_trunk = _unpacked("best_trunk", saved)
             tuner.restore(_unpacked("tuner", saved))
         steps = math.ceil(len(train) / config.batch_size)
-        chances = class_weights(train.labels, self._classes)[train.labels].astype(np.float64)
-        chances /= chances.sum()
         while progress.fine_epochs < self._fine_epochs and not self._given_up():
             self._epoch_began = time.monotonic()
             random = np.random.default_rng([config.seed, 3, progress.fine_epochs])
-            order = random.choice(len(train), len(train), p=chances)
+            order = random.choice(len(train), len(train), p=self._objective.chances)
             while progress.step < steps:
                 self._listener.check_cancelled()
                 self._fine_tune_step(tuner, order, steps)
@@ -268,32 +255,25 @@ class _Teaching:
         planes = augment(train.planes[rows].astype(np.float32), config.augmentation, random)
         done = progress.fine_epochs * steps + progress.step
         rate = next(cosine(config.learning_rate, done, self._fine_epochs * steps))
-        loss, right = tuner.step(planes, train.labels[rows], rate)
-        progress.loss, progress.right, progress.step = (
-            progress.loss + loss * len(rows),
-            progress.right + right,
-            progress.step + 1,
-        )
+        loss, logits = tuner.step(planes, self._objective.targets(rows), rate)
+        progress.loss += loss * len(rows)
+        progress.right += self._objective.right(logits, rows)
+        progress.step += 1
         self._come_further("training", self._share_done(progress.step / steps))
 
     def _given_up(self) -> bool:
         return 0 < self._config.early_stopping_epochs <= self._progress.stale
 
     def _end_epoch(self, loss: float, accuracy: float, head: Head, tune: NDArray[np.float32]) -> None:
-        progress, labels = self._progress, self._tune.labels
-        logits = head.logits(tune)
-        # The odds of normal wafers are a good guess, unless the tune wafers say otherwise.
-        shifted = self._score(logits + self._offset) >= self._score(logits)
-        logits = logits + self._offset if shifted else logits
-        predicted = logits.argmax(axis=1)
-        tune_loss = mean_loss(logits, labels)
-        score = (self._score(logits), -tune_loss)
+        progress = self._progress
+        judged = self._objective.judge(head.logits(tune), self._tune)
+        score = (judged.macro_f1, -judged.loss)
         progress.epoch += 1
         best = score > progress.best_score
         progress.stale = 0 if best else progress.stale + 1
         if best:
             progress.best_epoch, progress.best_score, self._best_head = progress.epoch, score, head
-            progress.best_shifted = shifted
+            progress.best_shifted = judged.shifted
             if progress.fine_tuning:
                 self._best_trunk = self._trunk.get_weights()
         report = EpochReport(
@@ -301,18 +281,14 @@ class _Teaching:
             epochs=self._config.epochs,
             loss=loss,
             accuracy=accuracy,
-            tune_loss=tune_loss,
-            tune_accuracy=float((predicted == labels).mean()),
-            tune_macro_f1=score[0],
+            tune_loss=judged.loss,
+            tune_accuracy=judged.accuracy,
+            tune_macro_f1=judged.macro_f1,
             seconds=time.monotonic() - self._epoch_began,
             best=best,
         )
         data = {name: getattr(report, name) for name in EpochReport.__slots__}
         self._listener.report(EPOCH_KIND, progress=self._share_done(0.0), **data)
-
-    def _score(self, logits: NDArray[np.float32]) -> float:
-        """Returns the macro-F1 of logits on the tune wafers."""
-        return macro_f1(confusion_matrix(self._tune.labels, logits.argmax(axis=1), self._classes))
 
     def _come_further(self, stage: str, share: float) -> None:
         """Reports how far a stage has come; `share` of the whole work is done."""

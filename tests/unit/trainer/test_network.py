@@ -17,15 +17,12 @@ from services.trainer.embedding import whitening_of
 from services.trainer.export.onnx import OUTPUTS, Answers, answers_of, export_onnx, open_session, prove_parity
 from services.trainer.head import log_softmax
 from services.trainer.network import LOGIT_SCALE, Calibration, Head, embedding_model, taught_model
-from services.trainer.trunks import PATTERN_CHANNELS, build_trunk, load_trunk, multiplications, save_weights, wafer_cnn
+from services.trainer.trunks import build_trunk, load_trunk, multiplications, save_weights
+from tests.unit.trainer.tiny_trunk import SIZE, WIDTH, tiny_trunk
 from tests.unit.trainer.wafers import simulated
 
 # Keras 3.15 reads TensorFlow's variables in a way that NumPy 2 frowns at.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-SIZE = 16
-EVIDENCE = 6 + 8 + 8
-WIDTH = EVIDENCE + PATTERN_CHANNELS
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +32,7 @@ def grids():
 
 @pytest.fixture(scope="module")
 def trunk():
-    keras.utils.set_random_seed(0)
-    trunk = wafer_cnn(SIZE, (4, 6, 8), "tiny")
-    random = np.random.default_rng(1)
-    layer = trunk.get_layer("embedding")
-    layer.mean.assign(random.normal(scale=0.1, size=EVIDENCE))
-    layer.matrix.assign(random.normal(size=(EVIDENCE, EVIDENCE)))
-    return trunk
+    return tiny_trunk()
 
 
 def taught(trunk, orientations):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from services.common.dataset import DatasetWafer, DatasetWriter, Origin, open_dataset
 from services.common.errors import DataLossError
 from services.common.store import open_store
+from services.common.task import Task
+from services.trainer.teaching import sets_of
 from services.trainer.teaching_set import Side, check_sides, read_teaching_set
-from tests.unit.trainer.wafers import freeze
+from tests.unit.trainer.wafers import freeze, freeze_mixed
 
 
 @pytest.fixture
@@ -58,10 +62,51 @@ def test_generated_wafers_only_add_to_training_and_children_of_judges_stay_out(s
     assert not set(wafers.train.parents) & set(wafers.tune.ids)
 
 
+def test_wafers_that_show_several_classes_are_read_as_such(store):
+    freeze_mixed(store, "d", (4, 2, 2))
+    train = read_teaching_set(open_dataset(store, "d"), [], size=8, seed=0, task=Task.SEVERAL).train
+    assert train.shown.sum(axis=0).tolist() == [12, 8, 8, 4]
+    assert train.shown[np.arange(24), train.labels].all()
+    assert sorted(train.shown.sum(axis=1).tolist()) == [1] * 16 + [2] * 8
+    assert (train.chosen(np.array([23])).shown == train.shown[23:]).all()
+    # One for each set of classes; where no wafer shows several, that is the class.
+    assert len(set(sets_of(train).tolist())) == 6
+    alone = train.chosen(np.flatnonzero(train.shown.sum(axis=1) == 1))
+    assert sets_of(alone).tolist() == alone.labels.tolist()
+
+
+def test_a_pattern_that_is_always_beside_another_is_kept_aside_too(store):
+    manifest = freeze(store, "plain", (8, 0, 0))
+    wafers = [
+        replace(each, lot="", also=("c1",) if each.class_id == "c0" else ())
+        for each in open_dataset(store, "plain").iter_wafers()
+        if each.class_id != "c1"
+    ]
+    with DatasetWriter(store, "d", manifest.classes) as writer:
+        writer.add(wafers)
+        writer.finish()
+    read = read_teaching_set(open_dataset(store, "d"), [], size=8, seed=0, task=Task.SEVERAL)
+    assert read.tune.shown.any(axis=0).all()
+    assert read.train.shown.any(axis=0).all()
+
+
+def test_only_normal_misses_no_wafers_of_other_classes(store):
+    manifest = freeze(store, "full", (6, 2, 2))
+    with DatasetWriter(store, "d", manifest.classes) as writer:
+        writer.add(each for each in open_dataset(store, "full").iter_wafers() if each.class_id == "c2")
+        writer.finish()
+    assert read_teaching_set(open_dataset(store, "d"), [], size=8, seed=0, task=Task.NORMAL).warnings == ()
+    assert len(read_teaching_set(open_dataset(store, "d"), [], size=8, seed=0).warnings) == 2
+
+
 def side(*lots, generated=False):
     count = len(lots)
     return Side(
-        np.zeros((count, 4, 4, 2), np.float16), np.zeros(count, np.int64), list(lots), np.full(count, generated)
+        np.zeros((count, 4, 4, 2), np.float16),
+        np.zeros(count, np.int64),
+        np.ones((count, 1), np.bool_),
+        list(lots),
+        np.full(count, generated),
     )
 
 

@@ -12,6 +12,7 @@ from services.common.dataset import open_dataset
 from services.common.jobs.worker import JobStopped
 from services.common.preprocessing import planes_of
 from services.common.store import open_store
+from services.common.task import Task
 from services.trainer import training
 from services.trainer.backbones import Backbone
 from services.trainer.domain import EPOCH_KIND, TrainingConfig
@@ -19,7 +20,7 @@ from services.trainer.embedding import pooled_of, unit_length, whitening_of
 from services.trainer.teaching_set import read_teaching_set
 from services.trainer.training import teach
 from services.trainer.trunks import wafer_cnn
-from tests.unit.trainer.wafers import PATTERNS, RecordingListener, freeze, simulated
+from tests.unit.trainer.wafers import PATTERNS, RecordingListener, freeze, freeze_mixed, simulated
 
 # Keras 3.15 reads TensorFlow's variables in a way that NumPy 2 frowns at.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -112,6 +113,33 @@ def test_teaching_gives_up_after_epochs_without_a_better_one(wafers, tmp_path):
     taught = teach(fresh_trunk(), BACKBONE, wafers, config, listener)
     assert taught.epochs < 200
     assert taught.epochs == taught.best_epoch + 2
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    store = open_store(str(tmp_path_factory.mktemp("mixed")))
+    freeze_mixed(store, "d", (20, 6, 0))
+    return read_teaching_set(open_dataset(store, "d"), [], SIZE, 0, Task.SEVERAL)
+
+
+def test_several_patterns_are_taught_and_a_stopped_job_ends_alike(mixed, tmp_path):
+    config = dataclasses.replace(CONFIG, task=Task.SEVERAL)
+    whole, second = RecordingListener(tmp_path / "whole"), RecordingListener(tmp_path / "again")
+    trunk = fresh_trunk()
+    taught = teach(trunk, BACKBONE, mixed, config, whole)
+    assert taught.head.kernel.shape[1] == 3
+    epochs = epochs_of(whole)
+    assert [each["epoch"] for each in epochs] == list(range(1, 10))
+    assert epochs[taught.best_epoch - 1]["tune_macro_f1"] > 0.6
+    assert epochs[5]["loss"] < epochs[0]["loss"]
+    first = RecordingListener(tmp_path / "again", stop_at=lambda listener: len(listener.of(EPOCH_KIND)) == 7)
+    with pytest.raises(JobStopped):
+        teach(fresh_trunk(), BACKBONE, mixed, config, first)
+    again = fresh_trunk()
+    resumed = teach(again, BACKBONE, mixed, config, second)
+    assert epochs_of(first, second) == epochs
+    assert np.array_equal(resumed.head.kernel, taught.head.kernel)
+    assert all(np.array_equal(a, b) for a, b in zip(again.get_weights(), trunk.get_weights(), strict=True))
 
 
 def test_another_seed_teaches_otherwise(uninterrupted, wafers, tmp_path):

@@ -56,6 +56,40 @@ def freeze(
         return writer.finish()
 
 
+MIXED_PATTERNS = ("Center", "Edge-Ring", "Scratch", "none")
+_MIXTURES = (*((name,) for name in MIXED_PATTERNS), ("Center", "Edge-Ring"), ("Center", "Scratch"))
+
+
+def freeze_mixed(store: BlobStore, dataset_id: str, counts: Sequence[int] = (8, 4, 2)) -> DatasetManifest:
+    """Freezes a data set with `counts` wafers of each of six sets of patterns, two of which show two."""
+    classes = [DatasetClass(f"c{index}", name, name) for index, name in enumerate(MIXED_PATTERNS)]
+    ids = {each.pattern: each.class_id for each in classes}
+    sides = np.repeat([0, 1, 2], counts)
+    wanted = [SimulatedClass(names, sum(counts)) for names in _MIXTURES]
+    with DatasetWriter(store, dataset_id, classes) as writer:
+        made = [0] * len(wanted)
+        for batch in simulate(wanted, seed=1, wafers_per_lot=2):
+            first, *others = wanted[batch.class_index].patterns
+            for grid, lot in zip(batch.dies, batch.lots, strict=True):
+                number = made[batch.class_index]
+                made[batch.class_index] += 1
+                writer.add(
+                    [
+                        DatasetWafer(
+                            f"{batch.class_index}-{number}",
+                            grid,
+                            ids[first],
+                            f"{lot}-{sides[number]}",
+                            Origin.SIMULATED,
+                            "",
+                            tuple(Split)[sides[number]],
+                            tuple(ids[each] for each in others),
+                        )
+                    ]
+                )
+        return writer.finish()
+
+
 class RecordingListener:
     """Keeps what teaching reports; stops it after a number of checks."""
 
