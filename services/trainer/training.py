@@ -37,6 +37,8 @@ FINE_TUNE_CLASS_WAFERS = 20
 """Real training wafers of the smallest class from which on teaching the whole network pays."""
 FINE_TUNE_SHARE = 1 / 3
 """Largest share of the epochs in which the whole network is taught."""
+FINE_TUNE_PATIENCE = 3000
+"""Wafers, passes counted, after which teaching the whole network is given up when no epoch of it was better."""
 SELECTION_WAFERS = 2000
 """Most tune wafers by which the best epoch is chosen; thresholds are chosen by all."""
 CHECKPOINT_SECONDS = 60.0
@@ -262,7 +264,10 @@ class _Teaching:
         self._come_further("training", self._share_done(progress.step / steps))
 
     def _given_up(self) -> bool:
-        return 0 < self._config.early_stopping_epochs <= self._progress.stale
+        limit, stale = self._config.early_stopping_epochs, self._progress.stale
+        if limit and self._progress.fine_tuning and stale * len(self._wafers.train) >= FINE_TUNE_PATIENCE:
+            return True
+        return 0 < limit <= stale
 
     def _end_epoch(self, loss: float, accuracy: float, head: Head, tune: NDArray[np.float32]) -> None:
         progress = self._progress
