@@ -22,6 +22,7 @@ _NEW = ("--new-classes", "Donut", "Loc", "Scratch")
 _LONG = ("--epochs", "12", "--batch-size", "64")
 _BEST = ("--backbone", "wafer-best")
 _BALANCED = ("--backbone", "wafer-balanced")
+_UNKNOWN = ("unknown", *WM, *_LONG, "--no-fine-tune", "--seeds", "0", "1")
 _RARE = ("--classes", "Donut", "Near-full", "Scratch", "Random")
 
 MEASUREMENTS: Sequence[tuple[str, str, Sequence[str]]] = (
@@ -33,7 +34,7 @@ MEASUREMENTS: Sequence[tuple[str, str, Sequence[str]]] = (
     ("full-2-balanced", "Balanced", ("full", *WM, *_LONG, *_BALANCED, "--no-fine-tune", "--seeds", "0", "1")),
     ("full-3-best", "Best", ("full", *WM, *_LONG, *_BEST, "--no-fine-tune", "--seeds", "0")),
     ("several-1-fast", "Fast", ("several", *MIXED, *_LONG, "--seeds", "0", "1")),
-    ("unknown-1-fast", "Fast, taught without the class", ("unknown", *WM, *_LONG, "--no-fine-tune", "--seeds", "0", "1")),
+    ("unknown-1-fast", "Fast, taught without the class", _UNKNOWN),
     ("generated-1-all", "Fast, every class few", ("generated", *WM, "--methods", "variations")),
     ("generated-2-rare", "Fast, four rare classes few", ("generated", *WM, *_RARE, "--others", "50")),
 )
@@ -41,7 +42,7 @@ MEASUREMENTS: Sequence[tuple[str, str, Sequence[str]]] = (
 WITHOUT_CLASSES: Sequence[tuple[str, str, Sequence[str]]] = (
     ("few-shot-5-new-fast", "Fast, three classes new to it", ("few-shot", *WM, *_NEW)),
     ("few-shot-6-new-best", "Best, three classes new to it", ("few-shot", *WM, *_NEW, *_BEST)),
-    ("unknown-2-new-fast", "Fast, neither pretrained nor taught", ("unknown", *WM, *_LONG, "--no-fine-tune", "--seeds", "0", "1")),
+    ("unknown-2-new-fast", "Fast, neither pretrained nor taught", _UNKNOWN),
 )
 """Those that need weights pretrained without Donut, Loc and Scratch (`--without-classes FOLDER`)."""
 
