@@ -11,13 +11,22 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from gateway.catalogue.names import name_key
+from gateway.catalogue.patterns import NONE, guess_pattern
 from gateway.cli.options import Home, Json, Local, Model, PredictorAddress, Reach, Session, parse_model
 from gateway.cli.output import Output, evaluation_json, show_evaluation
-from gateway.cli.wafers import TaughtWafers, described, read_asked, read_taught
-from gateway.values import ClassScore, Decision, Evaluation, Interval, ModelState, PredictorAnswer
+from gateway.cli.wafers import TaughtWafers, dataset_classes, described, read_asked, read_taught, shown_classes
+from gateway.values import (
+    ClassScore,
+    Decision,
+    Evaluation,
+    Interval,
+    ModelState,
+    ModelVersion,
+    PredictorAnswer,
+    Task,
+)
 from services.common import evaluation as scores
 from services.common.errors import InvalidArgumentError
 from services.common.wafer_map import WaferMap
@@ -40,7 +49,7 @@ def predict(
     predictor_address: PredictorAddress = "",
     as_json: Json = False,
 ) -> None:
-    """Tell the defect class of the wafers in files."""
+    """Tell what the wafers in files show: their class, all their patterns, or whether they are normal."""
     model_id, version = parse_model(model)
     reach = Reach.to(home, local, predictor=predictor_address)
     asyncio.run(_predict(Output(as_json), reach, files, model_id, version, top))
@@ -71,7 +80,9 @@ def evaluate(
 ) -> None:
     """Measure a model on labelled wafers, through the model server.
 
-    Wafers whose class the model was not taught are not scored; it is told how many of them it called unknown.
+    Wafers whose class the model was not taught are not scored; it is told how many of them it called unknown. With
+    several patterns a label Center+Scratch means both. Of a model that only normal wafers taught, every class but none
+    (or normal) counts as something to notice.
     """
     if protocol:
         raise typer.Exit(_run_protocol(protocol, wafers, source, as_json, options or []))
@@ -106,25 +117,33 @@ async def _predict(output: Output, reach: Reach, files: list[Path], model_id: st
     if not found:
         raise InvalidArgumentError("Expected at least one wafer in the files. Received: none.", reason="NO_WAFERS")
     async with reach.services(output, "predictor") as session:
-        await make_ready(session, model_id)
+        task = await make_ready(session, model_id, version)
         answered, answers = await session.clients.predictor.classify(
             model_id, [each for _, each in found], version=version
         )
     rows = [
-        (name, told.name, f"{told.probability:.3f}", told.decision.value.replace("_", " "), _others(told, top))
+        (
+            name,
+            _word(task, told),
+            f"{told.probability:.3f}",
+            told.decision.value.replace("_", " "),
+            _others(task, told, top),
+        )
         for (name, _), told in zip(found, answers, strict=True)
     ]
-    columns = ("wafer", "class", ">probability", "decision", "then")
+    shown = {Task.SINGLE: "class", Task.SEVERAL: "patterns", Task.NORMAL: "answer"}[task]
+    columns = ("wafer", shown, ">probability", "decision", "probabilities" if task is Task.SEVERAL else "then")
     output.table(f"{model_id}:{answered}", columns, rows[:_SHOWN])
     if len(rows) > _SHOWN:
         output.say(f"... and {len(rows) - _SHOWN} more; --json lists all.")
-    counted = Counter(told.name or "failed" for told in answers)
+    counted = Counter(_word(task, told) or "failed" for told in answers)
     output.say(f"{len(answers)} wafers: " + ", ".join(f"{name} {count}" for name, count in counted.most_common()))
     output.result(
         {
             "model": model_id,
             "version": answered,
-            "answers": [_answer_json(name, told, top) for (name, _), told in zip(found, answers, strict=True)],
+            "task": task.value,
+            "answers": [_answer_json(task, name, told, top) for (name, _), told in zip(found, answers, strict=True)],
             "skipped": [{"name": each.name, "reason": each.reason} for each in skipped],
         }
     )
@@ -134,10 +153,11 @@ async def _evaluate(output: Output, reach: Reach, path: Path, source: str, model
     """Reads, asks, measures, tells."""
     taught = read_taught(path, source)
     async with reach.services(output, "predictor") as session:
-        await make_ready(session, model_id)
+        task = await make_ready(session, model_id, version)
         told = await ask(session, taught, model_id, version)
-    evaluation, extra = measure(taught, told[1])
-    show_evaluation(output, f"{model_id}:{told[0]} on {path.name}", evaluation)
+    evaluation, extra = measure(taught, told[1], task)
+    normal_id = next((each.class_id for each in evaluation.classes if guess_pattern(each.name) == NONE), "")
+    show_evaluation(output, f"{model_id}:{told[0]} on {path.name}", evaluation, normal_id)
     for name, facts in extra["not_taught"].items():
         output.warn(
             f"{facts['wafers']} wafers of {name!r}, which the model was not taught; called unknown: {facts['unknown']}"
@@ -145,19 +165,32 @@ async def _evaluate(output: Output, reach: Reach, path: Path, source: str, model
     output.result({"model": model_id, "version": told[0], **(evaluation_json(evaluation) or {}), **extra})
 
 
-async def make_ready(session: Session, model_id: str) -> None:
+async def make_ready(session: Session, model_id: str, version: int = 0) -> Task:
     """Loads a model unless it serves.
 
     Args:
         session: The services.
         model_id: Name of the model.
+        version: Version that will be asked; 0 means the newest that is loaded.
+
+    Returns:
+        What the model tells.
 
     Raises:
         NotFoundError: There is no such model.
     """
-    ready = {each.model_id for each in await session.clients.predictor.loaded() if each.state is ModelState.READY}
-    if model_id not in ready:
+
+    async def loaded() -> list[ModelVersion]:
+        found = await session.clients.predictor.loaded()
+        mine = [each for each in found if each.model_id == model_id and each.state is ModelState.READY]
+        return sorted(mine, key=lambda each: each.version)
+
+    serving = await loaded()
+    if not serving:
         await session.clients.predictor.load(model_id)
+        serving = await loaded()
+    asked = [each for each in serving if version in (0, each.version)]
+    return asked[-1].task if asked else Task.SINGLE
 
 
 async def ask(
@@ -182,12 +215,15 @@ async def ask(
     return version, answers
 
 
-def measure(taught: TaughtWafers, answers: list[PredictorAnswer]) -> tuple[Evaluation, dict[str, Any]]:
+def measure(
+    taught: TaughtWafers, answers: list[PredictorAnswer], task: Task = Task.SINGLE
+) -> tuple[Evaluation, dict[str, Any]]:
     """Returns the scores of answers.
 
     Args:
         taught: Wafers with their classes.
         answers: What a model said of each.
+        task: What the model tells.
 
     Returns:
         Scores over the wafers of taught classes that were answered; and beside them `failed`, the wafers that could not
@@ -198,34 +234,73 @@ def measure(taught: TaughtWafers, answers: list[PredictorAnswer]) -> tuple[Evalu
     """
     answered = next((each for each in answers if each.probabilities), None)
     classes = sorted((each[0], each[1]) for each in answered.probabilities) if answered else []
-    index_of = {class_id: index for index, (class_id, _) in enumerate(classes)}
-    index_of_label = _indexes_of_labels(set(taught.labels), classes)
-    rows: list[NDArray[np.float32]] = []
-    labels, lots, accepted = [], [], []
+    if task is Task.NORMAL:
+        return _measure_normal(taught, answers)
+    shown = shown_classes(taught.labels, task)
+    index_of_label = _indexes_of_labels({name for names in shown for name in names}, classes)
+    kept: list[tuple[PredictorAnswer, list[int], str]] = []
     others: dict[str, Counter[str]] = {}
     failed = 0
-    for label, lot, told in zip(taught.labels, taught.lots, answers, strict=True):
+    for names, lot, told in zip(shown, taught.lots, answers, strict=True):
+        foreign = next((name for name in names if name not in index_of_label), None)
+        # Where each pattern is asked for by itself, a wafer without any needs no class of its own in the model.
+        clean = task is Task.SEVERAL and foreign is not None and guess_pattern(foreign) == NONE
         if told.decision is Decision.FAILED:
             failed += 1
-        elif label not in index_of_label:
-            others.setdefault(label, Counter())[told.decision.value] += 1
+        elif foreign is not None and not clean:
+            others.setdefault(foreign, Counter())[told.decision.value] += 1
         else:
-            row = np.zeros(len(classes), np.float32)
-            for class_id, _, probability in told.probabilities:
-                row[index_of[class_id]] = probability
-            rows.append(row)
-            labels.append(index_of_label[label])
-            lots.append(lot)
-            accepted.append(told.decision is Decision.ACCEPTED)
-    if not rows:
+            kept.append((told, [] if clean else [index_of_label[name] for name in names], lot))
+    if not kept:
         known = ", ".join(name for _, name in classes)
         raise InvalidArgumentError(f"Expected wafers of a class that the model was taught ({known}). Received: none.")
-    scored = scores.evaluate(np.stack(rows), np.array(labels, np.int64), lots, np.array(accepted, np.bool_))
     not_taught = {
         label: {"wafers": counted.total(), "unknown": counted[Decision.UNKNOWN.value]}
         for label, counted in sorted(others.items())
     }
-    return _named(scored, classes), {"failed": failed, "not_taught": not_taught}
+    return _named(_scored(kept, classes, task), classes), {"failed": failed, "not_taught": not_taught}
+
+
+def _scored(
+    kept: list[tuple[PredictorAnswer, list[int], str]], classes: list[tuple[str, str]], task: Task
+) -> scores.Evaluation:
+    """Returns the scores of answers on wafers whose classes, by index, and lots are known."""
+    index_of = {class_id: index for index, (class_id, _) in enumerate(classes)}
+    probabilities = np.zeros((len(kept), len(classes)), np.float32)
+    for row, (told, _, _) in zip(probabilities, kept, strict=True):
+        for class_id, _, probability in told.probabilities:
+            row[index_of[class_id]] = probability
+    lots = [lot for _, _, lot in kept]
+    accepted = np.array([told.decision is Decision.ACCEPTED for told, _, _ in kept], np.bool_)
+    if task is Task.SINGLE:
+        labels = np.array([own[0] for _, own, _ in kept], np.int64)
+        return scores.evaluate(probabilities, labels, lots, accepted)
+    shown = np.zeros(probabilities.shape, np.bool_)
+    for row_shown, (_, own, _) in zip(shown, kept, strict=True):
+        row_shown[own] = True
+    normal = [guess_pattern(name) == NONE for _, name in classes]
+    return scores.evaluate_several(probabilities, shown, normal, lots, accepted)
+
+
+def _measure_normal(taught: TaughtWafers, answers: list[PredictorAnswer]) -> tuple[Evaluation, dict[str, Any]]:
+    """Returns how many normal wafers pass and how many others are noticed, for each label; raises as `measure`."""
+    kept = [
+        (label, lot, told)
+        for label, lot, told in zip(taught.labels, taught.lots, answers, strict=True)
+        if told.decision is not Decision.FAILED
+    ]
+    if not kept:
+        raise InvalidArgumentError("Expected at least one wafer that can be classified. Received: none.")
+    found = dataset_classes(label for label, _, _ in kept)
+    index_of = {each.display_name: index for index, each in enumerate(found)}
+    scored = scores.evaluate_normal(
+        np.array([told.novelty for _, _, told in kept], np.float32),
+        np.array([index_of[label] for label, _, _ in kept], np.int64),
+        [each.normal for each in found],
+        [lot for _, lot, _ in kept],
+    )
+    classes = [(each.class_id, each.display_name) for each in found]
+    return _named(scored, classes), {"failed": len(answers) - len(kept), "not_taught": {}}
 
 
 def _indexes_of_labels(labels: set[str], classes: list[tuple[str, str]]) -> dict[str, int]:
@@ -264,17 +339,29 @@ def _named(scored: scores.Evaluation, classes: list[tuple[str, str]]) -> Evaluat
         accepted_share=scored.accepted_share,
         accepted_error=scored.accepted_error,
         calibration_error=scored.expected_calibration_error,
+        task=scored.task,
+        auroc=scored.auroc,
     )
 
 
-def _others(told: PredictorAnswer, top: int) -> str:
-    """Returns the classes after the first, in one cell."""
+def _word(task: Task, told: PredictorAnswer) -> str:
+    """Returns what a wafer shows in one word, as labels say it; "" when it could not be classified."""
+    if task is Task.SINGLE or told.decision is Decision.FAILED:
+        return told.name
+    if task is Task.NORMAL:
+        return "normal" if told.decision is Decision.ACCEPTED else "unlike the normal wafers"
+    return "+".join(name for _, name, _ in told.patterns) or NONE
+
+
+def _others(task: Task, told: PredictorAnswer, top: int) -> str:
+    """Returns the classes after the first, or where each stands for itself the first ones, in one cell."""
     if told.problem is not None:
         return told.problem.message
-    return ", ".join(f"{name} {probability:.3f}" for _, name, probability in told.probabilities[1:top])
+    listed = told.probabilities[:top] if task is Task.SEVERAL else told.probabilities[1:top]
+    return ", ".join(f"{name} {probability:.3f}" for _, name, probability in listed)
 
 
-def _answer_json(name: str, told: PredictorAnswer, top: int) -> dict[str, Any]:
+def _answer_json(task: Task, name: str, told: PredictorAnswer, top: int) -> dict[str, Any]:
     """Returns an answer as JSON."""
     if told.problem is not None:
         return {"wafer": name, "decision": told.decision.value, "error": told.problem.message}
@@ -285,5 +372,7 @@ def _answer_json(name: str, told: PredictorAnswer, top: int) -> dict[str, Any]:
         "probability": told.probability,
         "decision": told.decision.value,
         "novelty": told.novelty,
+        "answer": _word(task, told),
+        "patterns": [{"class": each[1], "class_id": each[0], "probability": each[2]} for each in told.patterns],
         "top": [{"class": each[1], "probability": each[2]} for each in told.probabilities[:top]],
     }

@@ -147,4 +147,6 @@ def _show_normal(output: Output, title: str, evaluation: Evaluation, normal_id: 
 
 
 def _recall(score: ClassScore) -> str:
+    if not score.wafers:
+        return "-"
     return f"{score.recall:.3f} ({score.recall_interval.low:.2f}-{score.recall_interval.high:.2f})"
