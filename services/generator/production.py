@@ -61,11 +61,14 @@ Maker = Callable[[int, NDArray[np.intp], int], list[NDArray[np.uint8]]]
 
 
 def real_parents(dataset: Dataset, class_id: str) -> list[DatasetWafer]:
-    """Returns the wafers of a class that others may be made from: training wafers that were not generated."""
+    """Returns the wafers of a class that others may be made from: training wafers that were not generated.
+
+    They show no other class: which of its patterns a wafer made from a mixture shows is not known.
+    """
     return [
         wafer
         for wafer in dataset.iter_wafers(Split.TRAIN)
-        if wafer.class_id == class_id and wafer.origin not in (Origin.VARIATION, Origin.LEARNED)
+        if wafer.class_ids == (class_id,) and wafer.origin not in (Origin.VARIATION, Origin.LEARNED)
     ]
 
 
