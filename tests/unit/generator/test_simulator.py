@@ -5,11 +5,11 @@ import pytest
 from numpy.typing import NDArray
 
 from services.common.wafer_map import FAIL, NO_DIE
-from services.common.wafer_set import read_wafer_set
-from services.generator.simulator import PATTERNS, Product, SimulatedBatch, SimulatedClass, simulate
+from services.common.wafer_set import read_wafer_set, write_wafer_set
+from services.generator.simulator import PATTERNS, Product, SimulatedBatch, SimulatedClass, lay_over, simulate
 from services.generator.simulator.__main__ import main
 from services.generator.simulator.draws import Draws
-from services.generator.simulator.geometry import random_product
+from services.generator.simulator.geometry import product_of, random_product
 
 
 def made(pattern: str, count: int = 60, **arguments: int) -> list[SimulatedBatch]:
@@ -195,3 +195,63 @@ def test_the_command_writes_a_wafer_set(tmp_path, capsys) -> None:
     assert wafers.groups is not None
     assert set(wafers.sources or []) == {"simulated"}
     assert "41 wafers" in capsys.readouterr().out
+
+
+def test_a_background_that_would_hide_a_pattern_is_thinned() -> None:
+    shares = {}
+    for pattern in ("none", "Loc"):
+        batches = [each for each in made(pattern, 600, seed=8) if each.product.cells.size < 600]
+        shares[pattern] = np.median(fail_shares(batches))
+    # A blob adds fails of its own; on small grids the thinner background takes more away.
+    assert shares["Loc"] < shares["none"]
+
+
+def test_patterns_laid_over_wafers_keep_their_geometry_and_their_thinned_background() -> None:
+    backgrounds = [dies for batch in made("none", 60) for dies in batch.dies]
+    laid = lay_over(backgrounds, ("Center",), seed=[1, 2])
+    assert len(laid) == len(backgrounds)
+    added = []
+    for before, after in zip(backgrounds, laid, strict=True):
+        assert after.dtype == np.uint8
+        assert np.array_equal(after == NO_DIE, before == NO_DIE)
+        row, column = (np.indices(before.shape) + 0.5) / np.array(before.shape)[:, None, None] * 2 - 1
+        middle = np.hypot(row, column) < 0.4
+        on = (before != NO_DIE) & middle
+        added.append(np.mean(after[on] == FAIL) - np.mean(before[on] == FAIL))
+    assert np.mean(added) > 0.15
+    again = lay_over(backgrounds, ("Center",), seed=[1, 2])
+    assert all(np.array_equal(one, same) for one, same in zip(laid, again, strict=True))
+    other = lay_over(backgrounds, ("Center",), seed=[1, 3])
+    assert not all(np.array_equal(one, same) for one, same in zip(laid, other, strict=True))
+
+
+def test_nothing_laid_over_leaves_a_wafer_as_it_is() -> None:
+    backgrounds = [dies for batch in made("none", 20) for dies in batch.dies]
+    for before, after in zip(backgrounds, lay_over(backgrounds, ("none",), seed=[0]), strict=True):
+        assert np.array_equal(before, after)
+
+
+def test_the_product_of_a_mask_has_all_its_dies_inside_the_usable_radius() -> None:
+    for seed in range(20):
+        real = random_product(np.random.default_rng(seed))
+        product = product_of(real.mask)
+        assert np.array_equal(product.cells, real.cells)
+        assert product.r.max() < 1
+        assert product.r.max() + product.die > 0.97
+        assert product.radius == pytest.approx(real.radius, rel=0.35)
+
+
+def test_the_command_lays_patterns_over_normal_wafers_and_keeps_their_lots(tmp_path, capsys) -> None:
+    onto, out = tmp_path / "onto.npz", tmp_path / "out.npz"
+    grids = [np.full((9, 9), 1, np.uint8), np.full((7, 7), 1, np.uint8)]
+    write_wafer_set(onto, grids, labels=["none", "Scratch"], groups=["A", "B"])
+    command = ["--onto", str(onto), "--out", str(out), "--wafers-per-class", "4", "--patterns", "Center", "Loc"]
+    assert main([*command, "--mixed", "29"]) == 0
+    wafers = read_wafer_set(out)
+    assert {grid.shape for grid in wafers.grids} == {(9, 9)}
+    assert set(wafers.groups or ()) == {"A"}
+    assert (wafers.labels or []).count("Center") == 4
+    assert sum("+" in label for label in wafers.labels or ()) == 29
+    write_wafer_set(onto, grids, labels=["Loc", "Scratch"])
+    with pytest.raises(SystemExit, match="Expected wafers labelled 'none'"):
+        main(command)
