@@ -53,8 +53,10 @@ class Objective(Protocol):
     Attributes:
         chances: (N,) chance of each training wafer to be drawn in a pass of fine-tuning.
         offset: (outputs,) what may be added to the logits of a taught classifier; see `Judgement.shifted`.
+        passes: fewest passes over the training wafers that fine-tuning is worth its time for.
     """
 
+    passes: int
     chances: NDArray[np.float64]
     offset: Array
 
@@ -99,6 +101,8 @@ class SinglePattern:
         train: wafers to learn from.
         classes: classes of the data set.
     """
+
+    passes = 1
 
     def __init__(self, train: Side, classes: Sequence[DatasetClass]) -> None:
         self._labels, self._classes = train.labels, len(classes)

@@ -184,7 +184,7 @@ class _Teaching:
         most = int(self._config.epochs * FINE_TUNE_SHARE)
         if not self._config.fine_tune or smallest < FINE_TUNE_CLASS_WAFERS or not most:
             return 0
-        return min(most, max(1, _fine_tune_budget(len(train)) // len(train)))
+        return min(most, max(self._objective.passes, _fine_tune_budget(len(train)) // len(train)))
 
     def _copies(self) -> NDArray[np.float32]:
         train, config = self._wafers.train, self._config

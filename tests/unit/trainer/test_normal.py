@@ -79,7 +79,7 @@ def test_of_new_normal_wafers_no_more_than_a_share_p_gets_a_probability_of_p_or_
         )
     *at_levels, unknown = np.mean(shares, axis=0)
     assert np.allclose(at_levels, (0.05, 0.2, 0.5, 0.8), atol=0.04)
-    assert unknown <= 0.02
+    assert 0.02 < unknown <= 0.06
 
 
 def test_few_tune_wafers_are_joined_by_the_bank_and_many_are_not():
