@@ -53,7 +53,8 @@ class Objective(Protocol):
     Attributes:
         chances: (N,) chance of each training wafer to be drawn in a pass of fine-tuning.
         offset: (outputs,) what may be added to the logits of a taught classifier; see `Judgement.shifted`.
-        passes: fewest passes over the training wafers that fine-tuning is worth its time for.
+        passes: passes over the training wafers that fine-tuning takes at least, better on the way or not: the small
+            steps at its end gain most.
     """
 
     passes: int

@@ -264,6 +264,8 @@ class _Teaching:
         self._come_further("training", self._share_done(progress.step / steps))
 
     def _given_up(self) -> bool:
+        if self._progress.fine_tuning and self._progress.fine_epochs < min(self._objective.passes, self._fine_epochs):
+            return False
         limit, stale = self._config.early_stopping_epochs, self._progress.stale
         if limit and self._progress.fine_tuning and stale * len(self._wafers.train) >= FINE_TUNE_PATIENCE:
             return True

@@ -142,6 +142,15 @@ def test_several_patterns_are_taught_and_a_stopped_job_ends_alike(mixed, tmp_pat
     assert all(np.array_equal(a, b) for a, b in zip(again.get_weights(), trunk.get_weights(), strict=True))
 
 
+def test_several_patterns_are_fine_tuned_to_the_end_of_their_passes(mixed, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "FINE_TUNE_PATIENCE", 1)
+    config = dataclasses.replace(CONFIG, task=Task.SEVERAL, epochs=18, early_stopping_epochs=9)
+    head = dataclasses.replace(config, epochs=12, fine_tune=False)
+    alone = teach(fresh_trunk(), BACKBONE, mixed, head, RecordingListener(tmp_path / "alone"))
+    whole = teach(fresh_trunk(), BACKBONE, mixed, config, RecordingListener(tmp_path / "whole"))
+    assert whole.epochs == alone.epochs + 6
+
+
 def test_another_seed_teaches_otherwise(uninterrupted, wafers, tmp_path):
     listener = RecordingListener(tmp_path)
     config = dataclasses.replace(CONFIG, seed=5, fine_tune=False, epochs=2)
