@@ -10,8 +10,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from services.trainer.head import Array, log_softmax, mean_loss
-from services.trainer.network import NEIGHBOURS, Calibration, Head
+from services.common.head import Array, Head, log_softmax, mean_loss
+from services.trainer.network import NEIGHBOURS, Calibration
 
 ACCEPTED_ERROR = 0.01
 """Largest share of accepted answers that may be wrong."""

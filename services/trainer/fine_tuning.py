@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import ops
 from numpy.typing import NDArray
 
-from services.trainer.network import LOGIT_SCALE, Head
+from services.common.head import LOGIT_SCALE, Head
 
 TRUNK_RATE = 0.3
 """Step size of the pretrained trunk, relative to that of the classifier: it knows wafers already."""

@@ -14,35 +14,13 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from services.common.head import LOGIT_SCALE, Head
 from services.common.preprocessing import planes
 from services.trainer.backbones import ORIENTATIONS
 from services.trainer.embedding import PACKAGE, length_of, pooled_of, shares_of_peak, unit_length
 
-LOGIT_SCALE = 12.0
-"""Factor between the product with the unit embedding and the logit, so that weights of about 1 can be sure."""
 NEIGHBOURS = 3
 """Nearest taught wafers whose mean distance says how new a wafer is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """A linear classifier on the embedding; logits are LOGIT_SCALE (e W + b).
-
-    Attributes:
-        kernel: float32 (D, classes).
-        bias: float32 (classes,).
-    """
-
-    kernel: NDArray[np.float32]
-    bias: NDArray[np.float32]
-
-    def logits(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns the logits (N, classes) of embeddings (N, D)."""
-        return np.float32(LOGIT_SCALE) * (embeddings @ self.kernel + self.bias)
-
-    def shifted(self, offset: NDArray[np.float32]) -> Head:
-        """Returns the classifier whose logits are higher by an offset (classes,)."""
-        return Head(self.kernel, (self.bias + offset / np.float32(LOGIT_SCALE)).astype(np.float32))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from services.common.head import Array
 from services.trainer.calibration import BANK_WAFERS, neighbour_distance, upper_quantile
-from services.trainer.head import Array
 from services.trainer.network import NEIGHBOURS, Whitening, answering_model, averaged, contributions, turned_back
 
 NORMAL_SHARE = 0.95

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from services.common.dataset import DatasetClass
 from services.common.evaluation import confusion_matrix, macro_f1
-from services.trainer.head import (
+from services.common.head import (
     Array,
+    Head,
     HeadState,
     class_weights,
     mean_loss,
@@ -26,7 +27,6 @@ from services.trainer.head import (
     smooth_targets,
     train_epoch_on_copies,
 )
-from services.trainer.network import Head
 from services.trainer.teaching_set import Side
 
 

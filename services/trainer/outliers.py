@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.dataset import DatasetClass
+from services.common.head import Array, Head, HeadState, class_weights, prototype_head, step_sizes, train_epoch
 from services.common.preprocessing import planes_of
 from services.common.wafer_set import read_wafer_set
 from services.trainer.backbones import BackboneLibrary
-from services.trainer.head import Array, HeadState, class_weights, prototype_head, step_sizes, train_epoch
-from services.trainer.network import Head
 
 MOST_WAFERS, LEAST_WAFERS = 100, 30
 """Simulated wafers of a pattern: twice as many as a class has training wafers, within these limits."""

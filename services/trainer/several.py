@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from services.common.dataset import DatasetClass
 from services.common.evaluation import pattern_counts, pattern_f1
+from services.common.head import LOGIT_SCALE, SMOOTHING, Array, Head, HeadState, adam_step
 from services.common.pattern_sets import set_confidence
 from services.trainer.calibration import (
     KNOWN_SHARE,
@@ -26,8 +27,7 @@ from services.trainer.calibration import (
     neighbour_distance,
     upper_quantile,
 )
-from services.trainer.head import SMOOTHING, Array, HeadState, adam_step
-from services.trainer.network import LOGIT_SCALE, NEIGHBOURS, Answers, Calibration, Head, answering_model
+from services.trainer.network import NEIGHBOURS, Answers, Calibration, answering_model
 from services.trainer.objective import Judgement
 from services.trainer.teaching_set import Side
 

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from services.common.head import ANCHOR_WAFERS, Head, HeadState, cosine, step_sizes
 from services.common.jobs.worker import PROGRESS_KIND, JobStopped
 from services.common.task import Task
 from services.trainer.augmentation import augment
@@ -27,8 +28,7 @@ from services.trainer.domain import EPOCH_KIND, STAGE_KIND, EpochReport, Trainin
 from services.trainer.embedding import is_whitened
 from services.trainer.features import copies_of, embed, embed_copies, embedder
 from services.trainer.fine_tuning import FineTuner
-from services.trainer.head import ANCHOR_WAFERS, HeadState, cosine, step_sizes
-from services.trainer.network import Head, embedding_model
+from services.trainer.network import embedding_model
 from services.trainer.objective import Objective, SinglePattern
 from services.trainer.several import SeveralPatterns
 from services.trainer.teaching_set import TeachingSet

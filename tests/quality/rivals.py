@@ -32,12 +32,12 @@ import tensorflow as tf
 from keras import layers, ops
 
 from services.common.evaluation import evaluate
+from services.common.head import class_weights, smooth_targets
 from services.common.preprocessing import planes_of
 from services.common.splitting import Split
 from services.common.wafer_set import read_wafer_set
 from services.trainer.augmentation import augment, orient
 from services.trainer.backbones import ORIENTATIONS
-from services.trainer.head import class_weights, smooth_targets
 from services.trainer.protocols.few_shot import DRAWS, SIZES, Pool, lots_that_judge, pool_rows, scores_of
 from services.trainer.protocols.full import scores_of as evaluation_scores
 from services.trainer.protocols.numbers import mean, spread

@@ -18,12 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.evaluation import class_f1, confusion_matrix, macro_f1
-from services.common.splitting import Split
-from services.common.task import NORMAL_PATTERN
-from services.trainer.backbones import BackboneLibrary
-from services.trainer.domain import TrainingConfig
-from services.trainer.head import (
+from services.common.head import (
     Array,
+    Head,
     HeadState,
     class_weights,
     normal_offset,
@@ -31,7 +28,10 @@ from services.trainer.head import (
     step_sizes,
     train_epoch_on_copies,
 )
-from services.trainer.network import Head
+from services.common.splitting import Split
+from services.common.task import NORMAL_PATTERN
+from services.trainer.backbones import BackboneLibrary
+from services.trainer.domain import TrainingConfig
 from services.trainer.protocols.network import Network
 from services.trainer.protocols.numbers import spread
 from services.trainer.protocols.options import add_draws, add_network, add_sizes

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.evaluation import Evaluation, accepted_error
+from services.common.head import Array
 from services.common.splitting import Split
 from services.trainer.backbones import BackboneLibrary
-from services.trainer.head import Array
 from services.trainer.protocols.jobs import TaughtModel, teach_job, thinned
 from services.trainer.protocols.numbers import mean, spread
 from services.trainer.protocols.options import add_network, add_teaching, config_of

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from services.common.errors import InvalidArgumentError
 from services.common.evaluation import class_f1, confusion_matrix, macro_f1
+from services.common.head import Array
 from services.trainer.backbones import BackboneLibrary
-from services.trainer.head import Array
 from services.trainer.protocols.few_shot import (
     SIZES,
     Pool,

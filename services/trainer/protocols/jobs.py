@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from services.common.dataset import Dataset, DatasetClass, DatasetWafer, DatasetWriter, Origin, Split, open_dataset
 from services.common.errors import InternalError
+from services.common.head import Array, Head
 from services.common.jobs.run_folder import RunFolder, WorkOrder
 from services.common.jobs.worker import open_context
 from services.common.model_manifest import ModelManifest
@@ -23,8 +24,6 @@ from services.common.task import NORMAL_PATTERN, Task
 from services.trainer.backbones import BackboneLibrary
 from services.trainer.domain import JOB_KIND, TrainingConfig, TrainingOutcome, TrainingSpec, check_spec
 from services.trainer.export.onnx import batches_by_size, open_session
-from services.trainer.head import Array
-from services.trainer.network import Head
 from services.trainer.protocols.progress import Progress
 from services.trainer.protocols.split_set import Rows, SplitSet, first_of_each
 from services.trainer.publishing import CANDIDATE_FILE, MODEL_FILE

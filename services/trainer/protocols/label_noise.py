@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from services.common.errors import InvalidArgumentError
 from services.common.evaluation import class_f1, confusion_matrix, macro_f1
+from services.common.head import Array, log_softmax
 from services.common.splitting import Split
 from services.trainer.backbones import BackboneLibrary
 from services.trainer.calibration import best_temperature
-from services.trainer.head import Array, log_softmax
 from services.trainer.protocols.few_shot import taught_head
 from services.trainer.protocols.network import Network
 from services.trainer.protocols.options import add_network, positive

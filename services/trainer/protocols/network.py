@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from services.common.head import Array
 from services.common.preprocessing import planes_of
 from services.trainer.backbones import ORIENTATIONS, BackboneLibrary, find_backbone
 from services.trainer.features import embed, embed_copies, embedder
-from services.trainer.head import Array
 from services.trainer.network import embedding_model
 from services.trainer.protocols.progress import Progress
 from services.trainer.trunks import load_trunk

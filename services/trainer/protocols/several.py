@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from services.common.head import Array
 from services.common.splitting import Split
 from services.common.task import Task
 from services.trainer.backbones import BackboneLibrary
-from services.trainer.head import Array
 from services.trainer.protocols.full import settings_of
 from services.trainer.protocols.jobs import patterns_of, teach_job, thinned
 from services.trainer.protocols.numbers import mean, spread

@@ -18,11 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.evaluation import auroc
+from services.common.head import Array, Head
 from services.common.splitting import Split
 from services.trainer.backbones import BackboneLibrary
 from services.trainer.calibration import bank_rows, neighbour_distance
-from services.trainer.head import Array
-from services.trainer.network import Head
 from services.trainer.protocols.full import settings_of
 from services.trainer.protocols.jobs import Answers, TaughtModel, teach_job, thinned
 from services.trainer.protocols.numbers import mean, spread

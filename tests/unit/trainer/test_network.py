@@ -10,13 +10,13 @@ import onnx
 import pytest
 
 from services.common.errors import FailedPreconditionError, InternalError
+from services.common.head import LOGIT_SCALE, Head, log_softmax
 from services.common.preprocessing import pad_grids, planes_of
 from services.trainer.backbones import BACKBONES, INDEX_NAME, OUTLIERS_NAME, Backbone, BackboneLibrary
 from services.trainer.calibration import neighbour_distance
 from services.trainer.embedding import whitening_of
 from services.trainer.export.onnx import OUTPUTS, Answers, answers_of, export_onnx, open_session, prove_parity
-from services.trainer.head import log_softmax
-from services.trainer.network import LOGIT_SCALE, Calibration, Head, embedding_model, taught_model
+from services.trainer.network import Calibration, embedding_model, taught_model
 from services.trainer.trunks import build_trunk, load_trunk, multiplications, save_weights
 from tests.unit.trainer.tiny_trunk import SIZE, WIDTH, tiny_trunk
 from tests.unit.trainer.wafers import simulated

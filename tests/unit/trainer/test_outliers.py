@@ -7,8 +7,8 @@ import pytest
 
 from services.common.dataset import DatasetClass
 from services.common.errors import FailedPreconditionError
+from services.common.head import log_softmax
 from services.trainer.backbones import BackboneLibrary
-from services.trainer.head import log_softmax
 from services.trainer.outliers import LEAST_WAFERS, MOST_WAFERS, Outliers, read_outliers, teach_sentry, unclaimed
 
 

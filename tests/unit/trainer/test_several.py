@@ -10,13 +10,13 @@ import pytest
 
 from services.common.dataset import DatasetClass
 from services.common.errors import InternalError
+from services.common.head import LOGIT_SCALE, Head, HeadState
 from services.common.pattern_sets import set_confidence, shown_classes
 from services.common.preprocessing import pad_grids, planes_of
 from services.common.task import Task
 from services.trainer.calibration import neighbour_distance
 from services.trainer.export.onnx import OUTPUTS, Answers, answers_of, export_onnx, open_session, prove_parity
-from services.trainer.head import HeadState
-from services.trainer.network import LOGIT_SCALE, Calibration, Head, embedding_model
+from services.trainer.network import Calibration, embedding_model
 from services.trainer.several import (
     SeveralPatterns,
     best_temperature,

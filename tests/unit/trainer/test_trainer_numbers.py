@@ -7,19 +7,11 @@ import itertools
 import numpy as np
 import pytest
 
-from services.trainer.augmentation import augment, orient
-from services.trainer.calibration import (
-    BANK_WAFERS,
-    accept_threshold,
-    bank_rows,
-    best_temperature,
-    neighbour_distance,
-    upper_quantile,
-)
-from services.trainer.checkpoint import read_checkpoint, write_checkpoint
-from services.trainer.head import (
+from services.common.head import (
+    LOGIT_SCALE,
     NORMAL_ODDS,
     RATE,
+    Head,
     HeadState,
     class_weights,
     log_softmax,
@@ -30,7 +22,16 @@ from services.trainer.head import (
     step_sizes,
     train_epoch,
 )
-from services.trainer.network import LOGIT_SCALE, Head
+from services.trainer.augmentation import augment, orient
+from services.trainer.calibration import (
+    BANK_WAFERS,
+    accept_threshold,
+    bank_rows,
+    best_temperature,
+    neighbour_distance,
+    upper_quantile,
+)
+from services.trainer.checkpoint import read_checkpoint, write_checkpoint
 
 
 def test_the_eight_orientations_are_the_symmetries_of_the_square():

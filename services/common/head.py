@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from services.trainer.network import LOGIT_SCALE, Head
-
+LOGIT_SCALE = 12.0
+"""Factor between the product with the unit embedding and the logit, so that weights of about 1 can be sure."""
 SMOOTHING = 0.02
 """Share of the target that is spread over all classes: one label in fifty of a fab is wrong."""
 RATE, RATE_STEPS = 20.0, 300
@@ -32,6 +32,27 @@ teaches with as many of each means to show the patterns, not how often they occu
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
 Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A linear classifier on the embedding; logits are LOGIT_SCALE (e W + b).
+
+    Attributes:
+        kernel: float32 (D, classes).
+        bias: float32 (classes,).
+    """
+
+    kernel: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+    def logits(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns the logits (N, classes) of embeddings (N, D)."""
+        return np.float32(LOGIT_SCALE) * (embeddings @ self.kernel + self.bias)
+
+    def shifted(self, offset: NDArray[np.float32]) -> Head:
+        """Returns the classifier whose logits are higher by an offset (classes,)."""
+        return Head(self.kernel, (self.bias + offset / np.float32(LOGIT_SCALE)).astype(np.float32))
 
 
 @dataclass(slots=True)
