@@ -82,7 +82,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             return grpc.unary_unary_rpc_method_handler(self._wrap_unary(_unknown_method(method), method))
         make = _HANDLER_FACTORIES[handler.request_streaming, handler.response_streaming]
         deserializer = handler.request_deserializer
-        if not handler.request_streaming and deserializer is not None:
+        if deserializer is not None:
             deserializer = _undamaged(deserializer)
         behaviour: Behaviour = (
             handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
@@ -100,8 +100,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
         async def handle(request: Any, context: Context) -> Any:
             async with _observed(method, context), self._deadline(context):
-                _check_undamaged(request)
-                return await behaviour(request, context)
+                return await behaviour(_checked(request), context)
 
         return handle
 
@@ -109,11 +108,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         """Wraps a handler that yields its responses."""
 
         async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with _observed(method, context):
-                _check_undamaged(request)
-                async with contextlib.aclosing(behaviour(request, context)) as responses:
-                    async for response in responses:
-                        yield response
+            async with (
+                _observed(method, context),
+                contextlib.aclosing(behaviour(_checked(request), context)) as responses,
+            ):
+                async for response in responses:
+                    yield response
 
         return handle
 
@@ -122,8 +122,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
         async def handle(request: Any, context: Context) -> None:
             async with _observed(method, context):
-                _check_undamaged(request)
-                await behaviour(request, context)
+                await behaviour(_checked(request), context)
 
         return handle
 
@@ -204,13 +203,22 @@ def _undamaged(deserializer: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return deserialize
 
 
-def _check_undamaged(request: Any) -> None:
+def _checked(request: Any) -> Any:
+    """Returns a request, or the requests of a stream, of which the first that is no message raises."""
+    if hasattr(request, "__aiter__"):
+        return _checked_stream(request)
     if isinstance(request, _Damaged):
         raise InvalidArgumentError(
             f"Expected a message of this method. Received: {request.size} bytes that are none. Send it with the "
             "published protocol definitions.",
             reason="DAMAGED_MESSAGE",
         )
+    return request
+
+
+async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _checked(request)
 
 
 async def _abort(context: Context, error: TeachwaferError, request_id: str) -> None:

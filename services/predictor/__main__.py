@@ -37,7 +37,11 @@ async def serve(settings: PredictorSettings) -> None:
         port=settings.predictor_grpc_port,
         service_names=[servicer.SERVICE_NAME, kserve_servicer.SERVICE_NAME],
     )
-    models = ModelServer(ModelRepository(settings.resolved_model_repository), settings.predictor_model_control)
+    models = ModelServer(
+        ModelRepository(settings.resolved_model_repository),
+        settings.predictor_model_control,
+        settings.predictor_threads,
+    )
     tracer = Tracer(settings.resolved_trace_file)
     runner = InferenceRunner(
         settings.predictor_max_waiting_wafers,

@@ -8,7 +8,6 @@ more work than threads.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from services.common.errors import DataLossError, DeadlineExceededError, ResourceExhaustedError
 from services.common.preprocessing import pad_grids
+from services.predictor.cores import usable_cores
 from services.predictor.model_config import QueuePolicy, Scheduling
 from services.predictor.model_server import LoadedModel
 from services.predictor.statistics import Run
@@ -261,7 +261,7 @@ class Batcher:
     """
 
     def __init__(self, threads: int | None = None) -> None:
-        self._most = self._free = threads or len(os.sched_getaffinity(0))
+        self._most = self._free = threads or usable_cores()
         self._threads = ThreadPoolExecutor(self._free, thread_name_prefix="inference")
         self._queue_of: WeakKeyDictionary[LoadedModel, _Queue] = WeakKeyDictionary()
         self._queues: OrderedDict[LoadedModel, _Queue] = OrderedDict()

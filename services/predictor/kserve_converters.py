@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -112,36 +113,38 @@ def inputs_from_proto(
     """
     config = model.session.config
     infos = model.session.taken
-    names = [each.name for each in request.inputs]
+    inputs = list(request.inputs)
+    names = [each.name for each in inputs]
     if len(names) != len(infos) or infos.keys() != set(names):
         raise InvalidArgumentError(
             f"Expected exactly the input{'s' * (len(infos) > 1)} {', '.join(map(repr, infos))}. "
             f"Received: {names[:10]}.",
             "inputs",
         )
-    in_message = [index for index, each in enumerate(request.inputs) if REGION not in each.parameters]
-    raw = _raw_contents(request, in_message)
+    # Each look into a message costs as much as a small copy: what most requests do not have is looked for once.
+    parameters = [each.parameters for each in inputs]
+    in_message = [index for index, each in enumerate(parameters) if not each or REGION not in each]
+    raw = _raw_contents(request.raw_input_contents, inputs, in_message)
     longest = MAX_SIDE if model.session.takes_wafers else _LONGEST_SIDE
     tensors: dict[str, Tensor] = {}
-    for index, tensor in enumerate(request.inputs):
+    position = 0
+    for index, (tensor, name) in enumerate(zip(inputs, names, strict=True)):
         field = f"inputs[{index}]"
-        info = infos[tensor.name]
-        if tensor.parameters:
-            _check_parameters(tensor.parameters, f"{field}.parameters")
+        info = infos[name]
+        if parameters[index]:
+            _check_parameters(parameters[index], f"{field}.parameters")
         if tensor.datatype != info.datatype:
             raise InvalidArgumentError(
                 f"Expected the data type {info.datatype!r}. Received: {tensor.datatype[:50]!r}.", f"{field}.datatype"
             )
-        shape = _checked_shape(list(tensor.shape), info, config.max_batch_size, longest, f"{field}.shape")
-        if REGION in tensor.parameters:
-            tensors[tensor.name] = _from_region(tensor, shape, shared_memory, field)
+        shape = _checked_shape(tuple(tensor.shape), info, config.max_batch_size, longest, f"{field}.shape")
+        if parameters[index] and REGION in parameters[index]:
+            tensors[name] = _from_region(tensor, shape, shared_memory, field)
         elif raw:
-            position = in_message.index(index)
-            tensors[tensor.name] = tensor_from_bytes(
-                raw[position], info.datatype, shape, f"raw_input_contents[{position}]"
-            )
+            tensors[name] = tensor_from_bytes(raw[position], info.datatype, shape, f"raw_input_contents[{position}]")
+            position += 1
         else:
-            tensors[tensor.name] = _from_typed(tensor, info.datatype, shape, field)
+            tensors[name] = _from_typed(tensor, info.datatype, shape, field)
     batches = {each.shape[0] for each in tensors.values()} if config.max_batch_size and len(tensors) > 1 else set()
     if len(batches) > 1:
         raise InvalidArgumentError(
@@ -161,13 +164,11 @@ def outputs_from_proto(
         NotFoundError: It names an unknown region of shared memory.
     """
     infos = model.session.answered
-    if not request.outputs:
-        return [WantedOutput(name) for name in infos]
-    names = [each.name for each in request.outputs]
-    return [
-        _wanted(output, infos, names, shared_memory, f"outputs[{index}]")
-        for index, output in enumerate(request.outputs)
-    ]
+    outputs = list(request.outputs)
+    if not outputs:
+        return [_whole(name) for name in infos]
+    names = [each.name for each in outputs]
+    return [_wanted(output, infos, names, shared_memory, f"outputs[{index}]") for index, output in enumerate(outputs)]
 
 
 def wishes_from_proto(request: grpc_service_pb2.ModelInferRequest, *, stream: bool = False) -> Wishes:
@@ -450,26 +451,33 @@ def _wanted(
     shared_memory: SharedMemory,
     field: str,
 ) -> WantedOutput:
-    if output.name not in infos or names.count(output.name) > 1:
+    name, parameters = output.name, output.parameters
+    if name not in infos or names.count(name) > 1:
         raise InvalidArgumentError(
             f"Expected outputs out of {list(infos)}, each once. Received: {names[:10]}.", f"{field}.name"
         )
-    if not output.parameters:
-        return WantedOutput(output.name)
-    _check_parameters(output.parameters, f"{field}.parameters")
-    classes = _number(output.parameters, CLASSIFICATION, f"{field}.parameters")
-    info = infos[output.name]
-    if CLASSIFICATION in output.parameters and (classes < 1 or info.datatype in (BYTES, "BOOL", "BF16")):
+    if not parameters:
+        return _whole(name)
+    _check_parameters(parameters, f"{field}.parameters")
+    classes = _number(parameters, CLASSIFICATION, f"{field}.parameters")
+    info = infos[name]
+    if CLASSIFICATION in parameters and (classes < 1 or info.datatype in (BYTES, "BOOL", "BF16")):
         raise InvalidArgumentError(
-            f"Expected at least 1 class of an output of numbers. Received: {classes} of {output.name} of the data "
+            f"Expected at least 1 class of an output of numbers. Received: {classes} of {name} of the data "
             f"type {info.datatype}.",
             f"{field}.parameters.{CLASSIFICATION}",
         )
-    if REGION not in output.parameters:
-        return WantedOutput(output.name, classes)
-    region, offset, size = _region_part(output.parameters, shared_memory, field)
+    if REGION not in parameters:
+        return WantedOutput(name, classes)
+    region, offset, size = _region_part(parameters, shared_memory, field)
     region.view(offset, size, f"{field}.parameters")
-    return WantedOutput(output.name, classes, region, offset, size)
+    return WantedOutput(name, classes, region, offset, size)
+
+
+@lru_cache(1024)
+def _whole(name: str) -> WantedOutput:
+    """Returns the wish for an output as it is, made once for each name of a loaded model."""
+    return WantedOutput(name)
 
 
 def _write(wanted: WantedOutput, raw: bytes) -> None:
@@ -487,25 +495,26 @@ def _write(wanted: WantedOutput, raw: bytes) -> None:
 
 
 def _checked_shape(
-    shape: list[int], info: TensorInfo, max_batch_size: int, longest: int, field: str
+    shape: tuple[int, ...], info: TensorInfo, max_batch_size: int, longest: int, field: str
 ) -> tuple[int, ...]:
     """Returns a shape that the model takes."""
-    fits = len(shape) == len(info.shape) and all(
-        1 <= side <= longest and expected in (-1, side) for side, expected in zip(shape, info.shape, strict=True)
-    )
-    if not fits or (max_batch_size and shape[0] > max_batch_size):
+    fits = len(shape) == len(info.shape) and not (max_batch_size and shape[0] > max_batch_size)
+    if fits:
+        for side, expected in zip(shape, info.shape, strict=True):
+            if not 1 <= side <= longest or expected not in (-1, side):
+                fits = False
+    if not fits:
         batch = f" with 1 to {max_batch_size} elements in the batch" if max_batch_size else ""
         sides = f", where -1 is 1 to {longest}" if -1 in info.shape[bool(max_batch_size) :] else ""
         raise InvalidArgumentError(
-            f"Expected the shape {list(info.shape)} of {info.name}{batch}{sides}. Received: {shape[:8]}.", field
+            f"Expected the shape {list(info.shape)} of {info.name}{batch}{sides}. Received: {list(shape[:8])}.", field
         )
-    return tuple(shape)
+    return shape
 
 
-def _raw_contents(request: grpc_service_pb2.ModelInferRequest, in_message: list[int]) -> Sequence[bytes]:
+def _raw_contents(raw: Sequence[bytes], inputs: Sequence[Any], in_message: list[int]) -> Sequence[bytes]:
     """Returns the raw contents, one for each input in the message, or none where they are typed."""
-    typed = [index for index in range(len(request.inputs)) if request.inputs[index].contents.ListFields()]
-    raw = request.raw_input_contents
+    typed = [index for index, each in enumerate(inputs) if each.HasField("contents") and each.contents.ListFields()]
     if raw and (len(raw) != len(in_message) or typed):
         raise InvalidArgumentError(
             f"Expected one raw buffer for each of the {len(in_message)} inputs in the message and no typed contents "

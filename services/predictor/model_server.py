@@ -18,6 +18,7 @@ from services.common.errors import (
 )
 from services.common.model_repository import ModelRepository, checked_model_id
 from services.predictor.config_converters import WrittenConfig
+from services.predictor.cores import usable_cores
 from services.predictor.model_config import ModelControl, VersionPolicy
 from services.predictor.model_sources import ModelSource, ModelSources, Stamp, sent_source
 from services.predictor.session import ModelSession
@@ -80,11 +81,18 @@ class ModelServer:
     Args:
         repository: Where the models are published.
         control: Who decides what is loaded after the start.
+        threads: Runs of models at a time. Default: one a core.
     """
 
-    def __init__(self, repository: ModelRepository, control: ModelControl = ModelControl.EXPLICIT) -> None:
+    def __init__(
+        self,
+        repository: ModelRepository,
+        control: ModelControl = ModelControl.EXPLICIT,
+        threads: int | None = None,
+    ) -> None:
         self._sources = ModelSources(repository)
         self._control = control
+        self._threads = threads or usable_cores()
         self._loaded: dict[str, dict[int, LoadedModel]] = {}
         self._rejected: dict[tuple[str, int], str] = {}
         self._loading: set[tuple[str, int]] = set()
@@ -266,6 +274,12 @@ class ModelServer:
         finally:
             self._loading.discard(key)
         self._rejected.pop(key, None)
+        instances = model.session.config.scheduling.instances
+        if instances > self._threads:
+            logger.warning(
+                "a model has more instances than there are threads; those above run when a thread is free",
+                extra={"model": source.name, "version": version, "instances": instances, "threads": self._threads},
+            )
         logger.info(
             "loaded a model", extra={"model": source.name, "version": version, "provider": model.session.provider}
         )

@@ -26,7 +26,7 @@ class PredictorSettings(ServiceSettings):
     """Wafers that wait or run at a time; further calls get RESOURCE_EXHAUSTED."""
 
     predictor_threads: int | None = Field(default=None, ge=1, le=1024)
-    """Runs of models at a time. Absent: one a core."""
+    """Runs of models at a time. Absent: one a core, of those that the container may use."""
 
     predictor_model_control: ModelControl = ModelControl.EXPLICIT
     """Who decides what is loaded after the start: explicit (calls), poll (the files in the repository) or none."""

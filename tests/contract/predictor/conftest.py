@@ -73,7 +73,7 @@ def serve(tmp_path: Path) -> Serve:
         max_body_bytes: int = 1 << 20,
     ) -> AsyncIterator[Server]:
         root = tmp_path / "models"
-        models = ModelServer(ModelRepository(root), control)
+        models = ModelServer(ModelRepository(root), control, threads)
         traces = tmp_path / "trace.json"
         tracer = Tracer(traces)
         runner = InferenceRunner(4096, threads, ResponseCache(1 << 20), tracer)

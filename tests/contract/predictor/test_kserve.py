@@ -49,6 +49,7 @@ NUMBERS = {
     "BF16": ("<u2", [0x3F80, 0xC000], ""),
 }
 STRINGS = ["", "웨이퍼 지도"]
+WAFER = wafer_map_pb2.WaferMap(rows=6, columns=8, dies=b"\1" * 48)
 
 
 def request(
@@ -281,6 +282,43 @@ async def test_bytes_that_are_no_message_are_refused(serve: Serve, tmp_path: Pat
             with pytest.raises(InvalidArgumentError, match="Received") as refused:
                 await call(damaged)
             assert refused.value.reason == "DAMAGED_MESSAGE"
+
+
+@pytest.mark.parametrize(
+    ("method", "first"),
+    [
+        ("inference.GRPCInferenceService/ModelStreamInfer", request(np.zeros((1, 3), np.float32))),
+        ("teachwafer.predictor.v1.PredictorService/StreamClassify", pb.ClassifyRequest(model="tiny", wafers=[WAFER])),
+    ],
+    ids=["ModelStreamInfer", "StreamClassify"],
+)
+async def test_bytes_that_are_no_message_end_their_stream(
+    serve: Serve, tmp_path: Path, method: str, first: kserve.ModelInferRequest | pb.ClassifyRequest
+) -> None:
+    publish_tiny_model(ModelRepository(tmp_path / "models"), "tiny", tmp_path)
+    add_plus(tmp_path / "models", "plus")
+
+    async def requests() -> AsyncIterator[bytes]:
+        yield first.SerializeToString()
+        yield b"\n\x04\xff\xfe\xfd\xfc"
+
+    async with serve() as server:
+        answers = aiter(server.channel.stream_stream(f"/{method}")(requests()))
+        assert await anext(answers)
+        with pytest.raises(InvalidArgumentError, match="Received") as refused:
+            await anext(answers)
+    assert refused.value.reason == "DAMAGED_MESSAGE"
+
+
+async def test_more_instances_than_threads_are_told(
+    serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_plus(tmp_path / "models", "plus", config="instance_group [ { count: 3 } ]")
+    async with serve(threads=3):
+        assert not [each for each in caplog.records if "instances" in each.message]
+    async with serve(threads=2):
+        (told,) = [each for each in caplog.records if "instances" in each.message]
+    assert (told.levelname, told.model, told.instances, told.threads) == ("WARNING", "plus", 3, 2)
 
 
 @pytest.mark.parametrize(
