@@ -61,6 +61,10 @@ evaluate-protocols: $(TEST_STAMP) ## Measure all protocols and write docs/qualit
 	$(BIN)/python tests/quality/rivals.py suite --wafers $(or $(TEACHWAFER_DATA),../shared/data)/wafers_dev.npz
 	$(BIN)/python -m services.trainer.protocols suite --wafers $(or $(TEACHWAFER_DATA),../shared/data)/wafers_dev.npz $(SUITE)
 
+.PHONY: test-malformed
+test-malformed: $(TEST_STAMP) ## Send 10,000 malformed requests to the predictor
+	TEACHWAFER_MALFORMED_REQUESTS=10000 $(BIN)/pytest tests/integration/predictor/test_malformed.py
+
 .PHONY: test-gpu
 test-gpu: $(TEST_STAMP) ## Run the tests that need an NVIDIA GPU
 	TEACHWAFER_TEST_GPU=0 $(BIN)/pytest tests/gpu

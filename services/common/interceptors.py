@@ -40,6 +40,9 @@ INTERNAL_MESSAGE = (
     "Something went wrong on our side. Report the request id {request_id}: the server's log has the cause."
 )
 
+_MOST_MESSAGE_BYTES = 1024
+_MOST_STATUS_BYTES = 3072
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _HEALTH_PREFIX = "/grpc.health."
 _FAULTS = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})
@@ -223,9 +226,27 @@ async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 async def _abort(context: Context, error: TeachwaferError, request_id: str) -> None:
     """Ends the call with an error and its details."""
-    status = to_status(error, request_id)
+    status = _fitting(to_status(error, request_id))
     trailing = ((STATUS_DETAILS_KEY, status.SerializeToString()), (REQUEST_ID_KEY, request_id))
-    await context.abort(error.code, error.message, trailing)
+    await context.abort(error.code, status.message, trailing)
+
+
+def _fitting(status: Any) -> Any:
+    """Shortens a `google.rpc.Status` that quotes much of its request.
+
+    It travels as metadata, of which a caller takes 8 KiB: a larger one would reach it as RESOURCE_EXHAUSTED.
+    """
+    if status.ByteSize() <= _MOST_STATUS_BYTES and len(status.message) <= _MOST_MESSAGE_BYTES // 3:
+        return status
+    message = status.message.encode()
+    if len(message) > _MOST_MESSAGE_BYTES:
+        status.message = message[: _MOST_MESSAGE_BYTES - 4].decode(errors="ignore") + " ..."
+    details = list(status.details)
+    del status.details[:]
+    for detail in details:
+        if status.ByteSize() + detail.ByteSize() + 8 <= _MOST_STATUS_BYTES:
+            status.details.append(detail)
+    return status
 
 
 def _log_access(method: str, peer: str, code: grpc.StatusCode, seconds: float) -> None:

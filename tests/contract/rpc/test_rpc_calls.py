@@ -175,6 +175,17 @@ async def test_the_blocking_client_raises_the_same_errors():
         await asyncio.to_thread(calls)
 
 
+@pytest.mark.parametrize("letter", ["x", "웨"])
+async def test_an_error_that_quotes_much_keeps_its_code(letter):
+    error = InvalidArgumentError(f"Expected less. Received: {letter * 50_000}", "field" * 9999)
+    async with serving(unary("Do", raising(error))) as served:
+        with pytest.raises(InvalidArgumentError, match="Expected less") as caught:
+            await call_unary(served.channel)(b"")
+    assert caught.value.message.endswith(f"{letter} ...")
+    assert caught.value.reason == "INVALID_ARGUMENT"
+    assert caught.value.metadata["request_id"]
+
+
 async def test_an_unknown_method_is_unimplemented():
     async with serving() as served:
         with pytest.raises(UnimplementedError, match="Nothing"):
