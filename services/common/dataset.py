@@ -22,12 +22,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from services.common.dataset_manifest import DatasetClass, DatasetManifest, DatasetTally, DatasetWafer, Origin
+from services.common.dataset_manifest import (
+    DatasetClass,
+    DatasetManifest,
+    DatasetTally,
+    DatasetWafer,
+    GeneratedWafers,
+    Origin,
+)
 from services.common.errors import AlreadyExistsError, DataLossError, InvalidArgumentError, NotFoundError
 from services.common.files import file_sha256
 from services.common.splitting import Split
 from services.common.store import BlobStore
 from services.common.wafer_map import checked_dies
+from services.common.wafer_set import check_grids
 
 __all__ = [
     "Dataset",
@@ -35,6 +43,7 @@ __all__ = [
     "DatasetManifest",
     "DatasetWafer",
     "DatasetWriter",
+    "GeneratedWafers",
     "Origin",
     "Split",
     "new_dataset_id",
@@ -94,9 +103,14 @@ class DatasetWriter:
         self._rows: list[tuple[DatasetWafer, NDArray[np.uint8]]] = []
         self._folder = tempfile.TemporaryDirectory(prefix="teachwafer-dataset-")
         self._path = Path(self._folder.name) / "wafers.parquet"
-        # Dictionaries would grow over the whole file for identifiers; short repeated texts gain from them.
+        # Dictionaries would grow over the whole file for identifiers; short repeated texts gain from them. Statistics
+        # of dies would only store two of them a row group.
         self._writer = pq.ParquetWriter(
-            self._path, _SCHEMA, compression="zstd", use_dictionary=["class_id", "lot", "origin", "split"]
+            self._path,
+            _SCHEMA,
+            compression="zstd",
+            use_dictionary=["class_id", "lot", "origin", "split"],
+            write_statistics=[name for name in _SCHEMA.names if name not in ("dies", "also")],
         )
 
     def __enter__(self) -> Self:
@@ -122,6 +136,18 @@ class DatasetWriter:
             if len(self._rows) == ROW_GROUP:
                 self._flush()
 
+    def add_generated(self, wafers: GeneratedWafers) -> None:
+        """Append generated wafers, column by column; memory does not grow with their number.
+
+        Raises:
+            InvalidArgumentError: a grid is invalid, the origin is none of generated wafers, the class is unknown, the
+                ids are taken, a parent's position is out of range, or its lot stands on another side than training.
+        """
+        check_grids(wafers.grids)
+        self._tally.add_generated(wafers)
+        self._flush()
+        self._writer.write_batch(_columns_of(wafers), row_group_size=ROW_GROUP)
+
     def finish(self) -> DatasetManifest:
         """Make the version visible and return its manifest.
 
@@ -131,13 +157,13 @@ class DatasetWriter:
         """
         self._flush()
         self._tally.check_families()
-        if not self._tally.side_of_wafer:
+        if not self._tally.wafers:
             raise InvalidArgumentError("Expected a data set with at least one wafer. Received: none.", field="wafers")
         self._writer.close()
         manifest = DatasetManifest(
             dataset_id=self._id,
             classes=self._classes,
-            wafers=len(self._tally.side_of_wafer),
+            wafers=self._tally.wafers,
             counts=self._tally.counts,
             origins=self._tally.origins,
             lots=len(self._tally.side_of_lot),
@@ -328,6 +354,29 @@ def _fetch(store: BlobStore, manifest: DatasetManifest) -> Dataset:
             f"Data set {manifest.dataset_id!r} has a manifest but no wafers.parquet. Restore it from a backup."
         ) from error
     return dataset
+
+
+def _columns_of(wafers: GeneratedWafers) -> pa.RecordBatch:
+    """Return generated wafers as Parquet stores them; their dies are not copied."""
+    count, grids = len(wafers), wafers.grids
+    numbers = pa.array(np.arange(wafers.first, wafers.first + count)).cast(pa.string())
+    offsets = pa.py_buffer(grids.offsets.astype(np.int32))
+    parents = pa.array(wafers.parents)
+    columns = {
+        "wafer_id": pc.binary_join_element_wise(wafers.series, numbers, ""),
+        "dies": pa.Array.from_buffers(
+            pa.binary(), count, [None, offsets, pa.py_buffer(np.ascontiguousarray(grids.dies))]
+        ),
+        "rows": pa.array(grids.shapes[:, 0].astype(np.int32)),
+        "columns": pa.array(grids.shapes[:, 1].astype(np.int32)),
+        "class_id": pa.repeat(wafers.class_id, count),
+        "lot": pa.array(wafers.lots, pa.string()).take(parents),
+        "origin": pa.repeat(wafers.origin.value, count),
+        "parent_id": pa.array(wafers.parent_ids, pa.string()).take(parents),
+        "split": pa.repeat(Split.TRAIN.value, count),
+        "also": pa.ListArray.from_arrays(pa.array(np.zeros(count + 1, np.int32)), pa.array([], pa.string())),
+    }
+    return pa.RecordBatch.from_arrays([columns[name] for name in _SCHEMA.names], schema=_SCHEMA)
 
 
 def _grids(batch: pa.RecordBatch) -> Iterator[NDArray[np.uint8]]:

@@ -1,7 +1,7 @@
 """What a data set version consists of, its manifest, and the rules that its wafers keep together."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from services.common.errors import DataLossError, InvalidArgumentError
 from services.common.splitting import Split
 from services.common.task import NORMAL_PATTERN
+from services.common.wafer_set import GridSequence
 
 FORMAT_VERSION = 1
 """Version of the layout that is written and read."""
@@ -80,6 +81,36 @@ class DatasetWafer:
     def class_ids(self) -> tuple[str, ...]:
         """All classes that it shows."""
         return (self.class_id, *self.also)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GeneratedWafers:
+    """Wafers made from others of one class, a column each: no object a wafer, however many there are.
+
+    They stand in training, with the lots of their parents.
+
+    Attributes:
+        series: beginning of their ids, which goes on with their number; ends with no digit.
+        first: number of the first one; within a series numbers only grow.
+        grids: their dies.
+        class_id: their class.
+        origin: how they came into being, one of `GENERATED`.
+        parents: position in `parent_ids` and `lots` of each one's parent, int (n,).
+        parent_ids: ids of possible parents.
+        lots: lot of each of them, "" when unknown.
+    """
+
+    series: str
+    first: int
+    grids: GridSequence
+    class_id: str
+    origin: Origin
+    parents: NDArray[np.integer]
+    parent_ids: Sequence[str]
+    lots: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.grids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +217,12 @@ class DatasetTally:
         normal: ids of normal classes.
         origins: wafers of each origin.
         side_of_lot: side of each known lot.
-        side_of_wafer: side of each wafer id.
-        parents: parent of each child.
+        side_of_wafer: side of each wafer id, but for those of series.
+        parents: parent of each child, but for those of series.
+        next_of_series: number after the last one of each series of generated wafers. A series is all that is kept of
+            its wafers, so that memory does not grow with them.
+        parents_of_series: ids of the parents of all series.
+        wafers: wafers so far.
     """
 
     counts: dict[str, dict[Split, int]]
@@ -196,6 +231,9 @@ class DatasetTally:
     side_of_lot: dict[str, Split] = field(default_factory=dict)
     side_of_wafer: dict[str, Split] = field(default_factory=dict)
     parents: dict[str, str] = field(default_factory=dict)
+    next_of_series: dict[str, int] = field(default_factory=dict)
+    parents_of_series: set[str] = field(default_factory=set)
+    wafers: int = 0
 
     def add(self, wafer: DatasetWafer) -> None:
         """Count a wafer.
@@ -203,29 +241,20 @@ class DatasetTally:
         Raises:
             InvalidArgumentError: it breaks a rule together with those before it; see `DatasetWriter.add`.
         """
-        if not wafer.wafer_id or wafer.wafer_id in self.side_of_wafer:
+        if not wafer.wafer_id or wafer.wafer_id in self.side_of_wafer or self._in_series(wafer.wafer_id):
             raise InvalidArgumentError(
                 f"Expected a wafer_id that no other wafer of the data set has. Received: {wafer.wafer_id!r}.",
                 field="wafer_id",
             )
-        if wafer.class_id not in self.counts:
-            raise InvalidArgumentError(
-                f"Expected one of the classes {', '.join(self.counts)}. "
-                f"Received: {wafer.class_id!r} for wafer {wafer.wafer_id!r}.",
-                field="class_id",
-            )
+        self._check_class(wafer.class_id, wafer.wafer_id)
         self._check_also(wafer)
         if wafer.origin in GENERATED and wafer.split is not Split.TRAIN:
             raise InvalidArgumentError(
                 f"Expected generated wafers in training only. Received: {wafer.wafer_id!r} in {wafer.split}.",
                 field="split",
             )
-        if wafer.lot and self.side_of_lot.setdefault(wafer.lot, wafer.split) is not wafer.split:
-            raise InvalidArgumentError(
-                f"Expected each lot on one side. Received: lot {wafer.lot!r} in {self.side_of_lot[wafer.lot]} "
-                f"and in {wafer.split}. Split by lot.",
-                field="split",
-            )
+        self._put_lot(wafer.lot, wafer.split)
+        self.wafers += 1
         self.side_of_wafer[wafer.wafer_id] = wafer.split
         if wafer.parent_id:
             self.parents[wafer.wafer_id] = wafer.parent_id
@@ -233,12 +262,47 @@ class DatasetTally:
         for class_id in wafer.class_ids:
             self.counts[class_id][wafer.split] += 1
 
+    def add_generated(self, wafers: GeneratedWafers) -> None:
+        """Count generated wafers.
+
+        Raises:
+            InvalidArgumentError: they break a rule together with those before them; see `DatasetWriter.add_generated`.
+        """
+        if not len(wafers):
+            return
+        first = f"{wafers.series}{wafers.first}"
+        if wafers.origin not in GENERATED:
+            raise InvalidArgumentError(
+                f"Expected an origin out of {', '.join(GENERATED)}. Received: {wafers.origin} for wafer {first!r}.",
+                field="origin",
+            )
+        self._check_class(wafers.class_id, first)
+        self._extend_series(wafers.series, wafers.first, len(wafers))
+        used = np.unique(wafers.parents)
+        if len(wafers.parents) != len(wafers) or not 0 <= used[0] <= used[-1] < len(wafers.parent_ids):
+            raise InvalidArgumentError(
+                f"Expected one position below {len(wafers.parent_ids)} for each of {len(wafers)} wafers. "
+                f"Received: {len(wafers.parents)} from {used[0]} to {used[-1]}.",
+                field="parents",
+            )
+        for place in used.tolist():
+            self._put_lot(wafers.lots[place], Split.TRAIN)
+            self.parents_of_series.add(wafers.parent_ids[place])
+        self.wafers += len(wafers)
+        self.origins[wafers.origin] = self.origins.get(wafers.origin, 0) + len(wafers)
+        self.counts[wafers.class_id][Split.TRAIN] += len(wafers)
+
     def check_families(self) -> None:
         """Compare the sides of children and parents.
 
         Raises:
             InvalidArgumentError: a child stands on another side than its parent.
         """
+        for parent in self.parents_of_series:
+            if (side := self.side_of_wafer.get(parent, Split.TRAIN)) is not Split.TRAIN:
+                raise InvalidArgumentError(
+                    f"Expected parents of generated wafers in training. Received: {parent!r} in {side}.", field="split"
+                )
         for child, parent in self.parents.items():
             if self.side_of_wafer.get(parent, Split.TRAIN) is not self.side_of_wafer[child]:
                 raise InvalidArgumentError(
@@ -246,6 +310,46 @@ class DatasetTally:
                     f"and its child {child!r} in {self.side_of_wafer[child]}.",
                     field="split",
                 )
+
+    def _check_class(self, class_id: str, wafer_id: str) -> None:
+        if class_id not in self.counts:
+            raise InvalidArgumentError(
+                f"Expected one of the classes {', '.join(self.counts)}. Received: {class_id!r} for wafer {wafer_id!r}.",
+                field="class_id",
+            )
+
+    def _put_lot(self, lot: str, side: Split) -> None:
+        if lot and self.side_of_lot.setdefault(lot, side) is not side:
+            raise InvalidArgumentError(
+                f"Expected each lot on one side. Received: lot {lot!r} in {self.side_of_lot[lot]} and in {side}. "
+                f"Split by lot.",
+                field="split",
+            )
+
+    def _in_series(self, wafer_id: str) -> bool:
+        """Say whether an id is one of a series; one that ends with no digit is numbered in one way only."""
+        head = wafer_id.rstrip("0123456789")
+        number = wafer_id[len(head) :]
+        return bool(number) and str(int(number)) == number and int(number) < self.next_of_series.get(head, 0)
+
+    def _extend_series(self, series: str, first: int, count: int) -> None:
+        if not series or series[-1].isdigit():
+            raise InvalidArgumentError(
+                f"Expected the beginning of ids, without a digit at its end. Received: {series!r}.", field="series"
+            )
+        if first < self.next_of_series.get(series, 0):
+            raise InvalidArgumentError(
+                f"Expected numbers from {self.next_of_series[series]} on in series {series!r}. Received: {first}.",
+                field="first",
+            )
+        new = series not in self.next_of_series
+        self.next_of_series[series] = first + count
+        if new and (taken := next(filter(self._in_series, self.side_of_wafer), None)) is not None:
+            raise InvalidArgumentError(
+                f"Expected a series whose ids no other wafer of the data set has. Received: {series!r}, but there is "
+                f"{taken!r}.",
+                field="series",
+            )
 
     def _check_also(self, wafer: DatasetWafer) -> None:
         unknown = [each for each in wafer.also if each not in self.counts]

@@ -8,8 +8,9 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any, overload
+from typing import IO, Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,37 @@ class GridSequence(Sequence[NDArray[np.uint8]]):
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         return (self[position] for position in range(len(self)))
+
+    @classmethod
+    def of(cls, grids: Sequence[NDArray[np.uint8]]) -> Self:
+        """Return grids as they share one array; those that do already are returned as they are."""
+        if isinstance(grids, cls):
+            return grids
+        flat = np.concatenate([grid.ravel() for grid in grids]) if len(grids) else np.zeros(0, np.uint8)
+        return cls(flat, np.array([grid.shape for grid in grids], np.int64).reshape(-1, 2))
+
+    @property
+    def dies(self) -> NDArray[np.uint8]:
+        """All grids, flattened one after the other."""
+        return self._dies
+
+    @property
+    def shapes(self) -> NDArray[np.int64]:
+        """Rows and columns of each grid, int64 (n, 2)."""
+        return self._shapes
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """Where each grid begins in `dies`, and the end of the last, int64 (n + 1,)."""
+        return np.concatenate([[0], self._ends])
+
+    def runs(self) -> Iterator[tuple[slice, NDArray[np.uint8]]]:
+        """Yield the positions of neighbouring grids of one shape, and a (k, rows, columns) view of them."""
+        changes = np.flatnonzero((np.diff(self._shapes, axis=0) != 0).any(axis=1)) + 1
+        offsets = self.offsets
+        for start, stop in pairwise([0, *changes.tolist(), len(self)] if len(self) else []):
+            rows, columns = self._shapes[start]
+            yield slice(start, stop), self._dies[offsets[start] : offsets[stop]].reshape(-1, rows, columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +124,21 @@ def read_wafer_set(source: str | Path | bytes | IO[bytes], max_unpacked_bytes: i
     return WaferSet(
         grids=GridSequence(dies, shapes), labels=texts["labels"], groups=texts["group"], sources=texts["source"]
     )
+
+
+def check_grids(grids: GridSequence) -> None:
+    """Check many grids at once as `checked_dies` checks each.
+
+    Raises:
+        InvalidArgumentError: a side is out of range, a value is none of 0, 1 and 2, or a grid is without dies.
+    """
+    _check_content(grids.dies, grids.shapes)
+    for places, run in grids.runs():
+        empty = np.flatnonzero(~run.reshape(len(run), -1).any(axis=1))
+        if empty.size:
+            raise InvalidArgumentError(
+                f"Expected at least one die. Received: none in grid {places.start + int(empty[0])}.", field="dies"
+            )
 
 
 def write_wafer_set(

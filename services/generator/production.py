@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -10,13 +12,16 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.dataset import Dataset, DatasetClass, DatasetWafer, Origin, Split
+from services.common.dataset import Dataset, DatasetClass, DatasetWafer, GeneratedWafers, Origin, Split
+from services.common.wafer_set import GridSequence
 from services.generator.domain import ClassOutcome, ClassRequest, LearnedOptions, VariationOptions
 from services.generator.realism import RealismMeter
 from services.generator.variations import VariationMaker, settings_for
 
 CHUNK = 2048
-"""Variations made between two looks at whether the job was stopped; more share the work on each die grid."""
+"""Most variations made between two looks at whether the job was stopped; more share the work on each die grid."""
+CELLS_PER_CHUNK = 6_000_000
+"""Most cells of such a chunk, however large the grids."""
 LEARNED_CHUNK = 256
 """Learned wafers made between two such looks."""
 PREVIEW = 16
@@ -56,8 +61,27 @@ class Listener(Protocol):
         """Shows some wafers."""
 
 
-Maker = Callable[[int, NDArray[np.intp], int], list[NDArray[np.uint8]]]
+Make = Callable[[int, NDArray[np.intp], int], Sequence[NDArray[np.uint8]]]
 """Makes a wafer for each given parent: number of the first wafer, (n,) positions of parents, number of the attempt."""
+_Chunk = tuple[NDArray[np.intp], GridSequence]
+"""Positions of parents, and a wafer made from each."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    """A method that is ready to make wafers.
+
+    Attributes:
+        make: Makes them; safe to call from several threads where `threads` is above 1.
+        eligible: Positions of the parents that it can use.
+        arranged: Puts parents of a chunk into the order in which it works fastest.
+        threads: Chunks to make at once.
+    """
+
+    make: Make
+    eligible: NDArray[np.intp]
+    arranged: Callable[[NDArray[np.intp]], NDArray[np.intp]] = lambda parents: parents
+    threads: int = 1
 
 
 def real_parents(dataset: Dataset, class_id: str) -> list[DatasetWafer]:
@@ -109,35 +133,31 @@ class ClassProduction:
         self._rejected = 0
         self._meter = RealismMeter(self._grids, request.count)
 
-    def wafers(self) -> Iterator[list[DatasetWafer]]:
+    def wafers(self) -> Iterator[GeneratedWafers]:
         """Makes the wafers and yields them, a chunk at a time."""
         learned = isinstance(self._request.method, LearnedOptions)
-        maker, eligible = self._learned_maker() if learned else self._variation_maker()
+        maker = self._learned_maker() if learned else self._variation_maker()
         origin = Origin.LEARNED if learned else Origin.VARIATION
-        order = eligible[np.random.default_rng((self._seed, _ORDER_STREAM)).permutation(len(eligible))]
+        order = maker.eligible[np.random.default_rng((self._seed, _ORDER_STREAM)).permutation(len(maker.eligible))]
         count = self._request.count
-        chunk = LEARNED_CHUNK if learned else CHUNK
-        for first in range(0, count, chunk):
+        largest = max(grid.size for grid in self._grids)
+        chunk = LEARNED_CHUNK if learned else max(1, min(CHUNK, CELLS_PER_CHUNK // largest))
+        ids, lots = [parent.wafer_id for parent in self._parents], [parent.lot for parent in self._parents]
+
+        def make(first: int) -> tuple[NDArray[np.intp], GridSequence]:
             numbers = np.arange(first, min(first + chunk, count))
-            chosen = order[numbers % len(order)]
-            grids = self._without_copies(maker, first, chosen)
+            chosen = maker.arranged(order[numbers % len(order)])
+            return chosen, GridSequence.of(maker.make(first, chosen, 0))
+
+        for first, (chosen, made) in _ahead(make, range(0, count, chunk), maker.threads):
+            grids = self._without_copies(maker.make, first, chosen, made)
             self._meter.add(grids)
             if first == 0:
-                self._listener.previewed(grids[:PREVIEW])
-            done = int(numbers[-1]) + 1
+                self._listener.previewed([grids[index] for index in _spread(len(grids), PREVIEW)])
+            done = first + len(grids)
             share = self._learning_share + (1 - self._learning_share) * done / count
             self._listener.progressed(Progress("making", done, count, share, device=self._device))
-            yield [
-                DatasetWafer(
-                    wafer_id=f"{self._prefix}{number}",
-                    dies=grid,
-                    class_id=self._class.class_id,
-                    lot=self._parents[parent].lot,
-                    origin=origin,
-                    parent_id=self._parents[parent].wafer_id,
-                )
-                for number, parent, grid in zip(numbers, chosen, grids, strict=True)
-            ]
+            yield GeneratedWafers(self._prefix, first, grids, self._class.class_id, origin, chosen, ids, lots)
 
     def outcome(self) -> ClassOutcome:
         """Compares what was made with the real wafers."""
@@ -145,32 +165,31 @@ class ClassProduction:
         self._listener.progressed(Progress("checking", count, count, 1.0, device=self._device))
         return ClassOutcome(self._class.class_id, count, len(self._parents), self._rejected, self._meter.result())
 
-    def _without_copies(self, maker: Maker, first: int, parents: NDArray[np.intp]) -> list[NDArray[np.uint8]]:
-        """Makes wafers; throws out those that equal a real one and makes others, three times at most.
+    def _without_copies(self, make: Make, first: int, parents: NDArray[np.intp], grids: GridSequence) -> GridSequence:
+        """Throws out wafers that equal a real one and makes others, three times at most.
 
         What still is a copy then (of a class whose wafers all fail completely, say) stays and shows as copied share.
         """
-        grids = maker(first, parents, 0)
         for attempt in range(1, _RETRIES + 1):
-            copies = [index for index, grid in enumerate(grids) if self._meter.is_copy(grid)]
-            if not copies:
+            copies = self._meter.copies(grids)
+            if not copies.size:
                 break
             self._rejected += len(copies)
-            for index, grid in zip(copies, maker(first, parents[copies], attempt), strict=True):
-                grids[index] = grid
+            for index, grid in zip(copies.tolist(), make(first, parents[copies], attempt), strict=True):
+                grids[index][:] = grid
         return grids
 
-    def _variation_maker(self) -> tuple[Maker, NDArray[np.intp]]:
+    def _variation_maker(self) -> _Maker:
         options = self._request.method
         assert isinstance(options, VariationOptions)  # noqa: S101 - the only other method
         variations = VariationMaker(self._grids, settings_for(options, self._class.pattern))
 
-        def make(first: int, parents: NDArray[np.intp], attempt: int) -> list[NDArray[np.uint8]]:
+        def make(first: int, parents: NDArray[np.intp], attempt: int) -> GridSequence:
             return variations.make(parents, np.random.default_rng((self._seed, _VARIATION_STREAM, first, attempt)))
 
-        return make, np.arange(len(self._grids))
+        return _Maker(make, np.arange(len(self._grids)), variations.arranged, threads=2)
 
-    def _learned_maker(self) -> tuple[Maker, NDArray[np.intp]]:
+    def _learned_maker(self) -> _Maker:
         # Only here, so that variations do without TensorFlow, its memory and its seconds.
         from services.generator.learned import LearnedGenerator, Taught, default_steps, device_name
 
@@ -194,4 +213,25 @@ class ClassProduction:
         def make(first: int, parents: NDArray[np.intp], attempt: int) -> list[NDArray[np.uint8]]:
             return generator.make(first, np.searchsorted(generator.parents, parents), attempt)
 
-        return make, generator.parents
+        return _Maker(make, generator.parents)
+
+
+def _ahead(make: Callable[[int], _Chunk], firsts: Iterable[int], threads: int) -> Iterator[tuple[int, _Chunk]]:
+    """Yields what `make` makes of each number, in order; while one is used, the next ones are under way."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[tuple[int, Future[_Chunk]]] = deque()
+        try:
+            for first in firsts:
+                waiting.append((first, pool.submit(make, first)))
+                if len(waiting) > threads:
+                    number, future = waiting.popleft()
+                    yield number, future.result()
+            for number, future in waiting:
+                yield number, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Returns at most so many positions, spread evenly over `count`."""
+    return sorted({int(place) for place in np.linspace(0, count - 1, min(count, most))})

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from services.common.preprocessing import planes_of
 from services.common.wafer_map import FAIL, NO_DIE
+from services.common.wafer_set import GridSequence
 from services.generator.domain import Realism
 
 SIDE = 32
@@ -33,8 +34,8 @@ class RealismMeter:
         self._real_profile = _radial_profile(sample)
         self._real_fraction = float(np.mean([fail_fraction(grid) for grid in real]))
         self._real_keys = {content_key(grid) for grid in real}
-        self._sampled = np.zeros(expected, bool)
-        self._sampled[_even_sample(expected)] = True
+        self._real_digests = np.unique(fail_digests(GridSequence.of(real)))
+        self._sample = _even_sample(expected)
         self._kept: list[NDArray[np.uint8]] = []
         self._fractions = 0.0
         self._copies = 0
@@ -44,14 +45,20 @@ class RealismMeter:
         """Says whether a wafer equals a real one die by die."""
         return content_key(grid) in self._real_keys
 
+    def copies(self, grids: GridSequence) -> NDArray[np.intp]:
+        """Returns the positions of wafers that equal a real one die by die."""
+        suspects = np.flatnonzero(np.isin(fail_digests(grids), self._real_digests))
+        return suspects[[self.is_copy(grids[index]) for index in suspects.tolist()]]
+
     def add(self, grids: Sequence[NDArray[np.uint8]]) -> None:
         """Takes the next generated wafers."""
-        for grid in grids:
-            self._fractions += fail_fraction(grid)
-            self._copies += self.is_copy(grid)
-            if self._sampled[self._seen]:
-                self._kept.append(grid)
-            self._seen += 1
+        shared = GridSequence.of(grids)
+        self._fractions += sum(float(fail_fractions(dies).sum()) for _, dies in shared.runs())
+        self._copies += len(self.copies(shared))
+        start, stop = np.searchsorted(self._sample, [self._seen, self._seen + len(shared)])
+        # Copies, because a view would keep all the wafers that share its memory.
+        self._kept += [shared[index].copy() for index in (self._sample[start:stop] - self._seen).tolist()]
+        self._seen += len(shared)
 
     def result(self) -> Realism:
         """Returns the figures over all wafers taken, of which there must be one at least.
@@ -75,6 +82,27 @@ class RealismMeter:
 def content_key(grid: NDArray[np.uint8]) -> bytes:
     """Returns bytes that are equal exactly for equal die grids."""
     return b"%d:" % grid.shape[0] + grid.tobytes()
+
+
+def fail_digests(grids: GridSequence) -> NDArray[np.uint64]:
+    """Returns a number for each of n die grids that is equal for equal fails, and hardly ever for others."""
+    digests = np.empty(len(grids), np.uint64)
+    for places, dies in grids.runs():
+        packed = np.packbits(dies.reshape(len(dies), -1) == FAIL, axis=1)
+        words = np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8))).view(np.uint64)
+        factors = np.random.default_rng(words.shape[1]).integers(0, 2**64, words.shape[1], np.uint64) | np.uint64(1)
+        # High bits of a product depend on all bits of its factors; the sum wraps around.
+        digests[places] = ((words ^ (words >> np.uint64(29))) * factors).sum(axis=1) + np.uint64(dies.shape[1])
+    return digests
+
+
+def fail_fractions(dies: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Returns the share of failed dies of each of (n, rows, columns) wafers, 0 to 1."""
+    flat = dies.reshape(len(dies), -1)
+    failed, valid = (
+        np.bitwise_count(np.packbits(plane, axis=1)).sum(axis=1, dtype=np.int64) for plane in (flat == FAIL, flat)
+    )
+    return np.asarray(failed / np.maximum(valid, 1))
 
 
 def fail_fraction(grid: NDArray[np.uint8]) -> float:

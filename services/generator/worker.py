@@ -84,7 +84,7 @@ def _make_class(
         listener=reporter,
     )
     for wafers in production.wafers():
-        writer.add(wafers)
+        writer.add_generated(wafers)
     return production.outcome()
 
 

@@ -22,6 +22,7 @@ from services.common.dataset import (
     DatasetManifest,
     DatasetWafer,
     DatasetWriter,
+    GeneratedWafers,
     Origin,
     Split,
     new_dataset_id,
@@ -32,7 +33,7 @@ from services.common.errors import AlreadyExistsError, DataLossError, InvalidArg
 from services.common.files import file_sha256
 from services.common.splitting import split_by_lot
 from services.common.store import BlobStore, open_store
-from services.common.wafer_set import read_wafer_set
+from services.common.wafer_set import GridSequence, read_wafer_set
 from tests.unit.data.strategies import grids, texts
 
 CLASSES = (DatasetClass("c1", "Donut", "Donut"), DatasetClass("c2", "스크래치"), DatasetClass("c3", "none", "none"))
@@ -229,6 +230,79 @@ def test_rules_of_a_data_set(tmp_path: Path, wafers: list[DatasetWafer], field: 
         freeze(store, wafers)
     assert caught.value.field == field
     assert store.list() == []
+
+
+def generated(number: int = 0, count: int = 3, **values: object) -> GeneratedWafers:
+    dies = np.random.default_rng(number).integers(1, 3, 12 * count).astype(np.uint8)
+    fields = {
+        "series": "v-",
+        "first": number,
+        "grids": GridSequence(dies, np.array([(3, 4), (2, 6)] * count)[:count]),
+        "class_id": "c1",
+        "origin": Origin.VARIATION,
+        "parents": np.arange(count) % 2,
+        "parent_ids": ["w1", "w2"],
+        "lots": ["lot-train", ""],
+        **values,
+    }
+    return GeneratedWafers(**fields)  # type: ignore[arg-type]
+
+
+def test_generated_wafers_are_written_by_the_column(store: BlobStore) -> None:
+    with DatasetWriter(store, new_dataset_id(), CLASSES) as writer:
+        writer.add([wafer(1), wafer(2, lot="")])
+        writer.add_generated(generated(0))
+        writer.add_generated(generated(9, 1500))
+        writer.add([wafer(3, wafer_id="v-08"), wafer(4, wafer_id="v-")])
+        manifest = writer.finish()
+    assert (manifest.wafers, manifest.lots) == (1507, 1)
+    assert manifest.counts["c1"] == {Split.TRAIN: 1507, Split.TUNE: 0, Split.TEST: 0}
+    assert manifest.origins == {Origin.UPLOADED: 4, Origin.VARIATION: 1503}
+    expected = [
+        DatasetWafer(f"v-{first + index}", grid, "c1", lot, Origin.VARIATION, parent)
+        for first, count in ((0, 3), (9, 1500))
+        for index, grid in enumerate(generated(first, count).grids)
+        for lot, parent in [("lot-train", "w1") if index % 2 == 0 else ("", "w2")]
+    ]
+    dataset = open_dataset(store, manifest.dataset_id)
+    check_equal(
+        dataset,
+        [wafer(1), wafer(2, lot=""), *expected, wafer(3, wafer_id="v-08"), wafer(4, wafer_id="v-")],
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ([generated(series="v1")], "series"),
+        ([generated(series="")], "series"),
+        ([generated(), generated(2)], "first"),
+        ([wafer(1, wafer_id="v-2"), generated()], "series"),
+        ([generated(), wafer(1, wafer_id="v-2")], "wafer_id"),
+        ([generated(class_id="c9")], "class_id"),
+        ([generated(origin=Origin.UPLOADED)], "origin"),
+        ([generated(parents=np.array([0, 1, 2]))], "parents"),
+        ([generated(parents=np.array([0, 1]))], "parents"),
+        ([wafer(1, Split.TEST, lot="lot-train"), generated()], "split"),
+        ([wafer(1, Split.TEST, lot=""), generated()], "split"),
+        ([generated(), wafer(1, Split.TEST, lot="")], "split"),
+        ([generated(grids=GridSequence(np.zeros(12, np.uint8), np.array([(2, 2)] * 3)))], "dies"),
+        ([generated(grids=GridSequence(np.full(12, 3, np.uint8), np.array([(2, 2)] * 3)))], "dies"),
+    ],
+)
+def test_rules_of_generated_wafers(tmp_path: Path, given: list[DatasetWafer | GeneratedWafers], field: str) -> None:
+    store = open_store(str(tmp_path / "store"))
+    with pytest.raises(InvalidArgumentError) as caught:
+        write(store, given)
+    assert caught.value.field == field
+    assert store.list() == []
+
+
+def write(store: BlobStore, given: list[DatasetWafer | GeneratedWafers]) -> None:
+    with DatasetWriter(store, "made", CLASSES) as writer:
+        for each in given:
+            writer.add([each]) if isinstance(each, DatasetWafer) else writer.add_generated(each)
+        writer.finish()
 
 
 @pytest.mark.parametrize("dataset_id", ["", "../x", "a/b", "A", "a" * 64, "-a", "a.b"])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.errors import InvalidArgumentError, NotFoundError
-from services.common.wafer_set import read_wafer_set, write_wafer_set
+from services.common.wafer_set import GridSequence, read_wafer_set, write_wafer_set
 from tests.unit.data.strategies import grids, texts
 
 GRIDS = [np.array([[0, 1], [2, 1]], np.uint8), np.array([[1, 2, 1]], np.uint8)]
@@ -142,6 +142,20 @@ def test_bad_wafers_are_not_written(tmp_path: Path, values: dict) -> None:
     with pytest.raises(InvalidArgumentError):
         write_wafer_set(tmp_path / "a.npz", **{"grids": GRIDS, **values})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_grids_share_an_array_and_come_in_runs_of_one_shape() -> None:
+    grids = [np.full(shape, index, np.uint8) for index, shape in enumerate([(2, 3), (2, 3), (3, 2), (2, 3)])]
+    shared = GridSequence.of(grids)
+    assert GridSequence.of(shared) is shared
+    assert all(np.array_equal(one, other) for one, other in zip(shared, grids, strict=True))
+    assert shared.offsets.tolist() == [0, 6, 12, 18, 24]
+    runs = list(shared.runs())
+    assert [places for places, _ in runs] == [slice(0, 2), slice(2, 3), slice(3, 4)]
+    assert [run.shape for _, run in runs] == [(2, 2, 3), (1, 3, 2), (1, 2, 3)]
+    runs[0][1][1] = 9
+    assert (shared[1] == 9).all()
+    assert list(GridSequence.of([]).runs()) == []
 
 
 @pytest.mark.data

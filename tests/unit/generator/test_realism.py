@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from services.generator.realism import RealismMeter, fail_maps, hamming_distances
+from services.common.wafer_set import GridSequence
+from services.generator.realism import RealismMeter, fail_fractions, fail_maps, hamming_distances
 from services.generator.simulator import SimulatedClass, simulate
 
 
@@ -20,6 +21,23 @@ def test_copies_are_seen_as_copies() -> None:
     assert figures.radial_profile_difference == pytest.approx(0, abs=1e-9)
     assert figures.fail_fraction == pytest.approx(figures.fail_fraction_real)
     assert meter.is_copy(real[3].copy())
+
+
+def test_copies_are_found_among_grids_of_any_shape() -> None:
+    real = wafers("Center", 20, 1)
+    others = wafers("Center", 20, 2)
+    # The same fails on one more passed die, and the same dies in another shape, are no copies.
+    more = real[4].copy()
+    more.reshape(-1)[np.flatnonzero(more == 0)[0]] = 1
+    odd = real[5].reshape(1, -1)
+    mixed = GridSequence.of([others[0], real[3], others[1], more, real[7], odd, real[3]])
+    assert RealismMeter(real, 1).copies(mixed).tolist() == [1, 4, 6]
+
+
+def test_fail_fractions_agree_with_a_plain_count() -> None:
+    shared = GridSequence.of(wafers("Loc", 30, 1))
+    expected = [np.sum(grid == 2) / np.sum(grid != 0) for grid in shared]
+    assert np.concatenate([fail_fractions(dies) for _, dies in shared.runs()]) == pytest.approx(np.array(expected))
 
 
 def test_another_class_is_farther_away_than_the_same_class() -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from services.generator.domain import EDGE_PATTERNS, VariationOptions
 from services.generator.simulator import SimulatedClass, simulate
 from services.generator.variations import VariationMaker, VariationSettings, settings_for
 
-STILL = VariationSettings(0.0, 0.0, False, False, 0.0, 0.0)
+STILL = VariationSettings(0.0, 0.0, False, False, 0.0, 0.0, strength=0.0)
 
 
 def wafers(pattern: str = "Loc", count: int = 10, **size: int) -> list[NDArray[np.uint8]]:
@@ -34,6 +36,7 @@ any_settings = st.builds(
     shift=st.floats(0, 0.2),
     die_noise=st.floats(0, 0.2),
     right_angles=st.booleans(),
+    strength=st.floats(0, 0.5),
 )
 
 
@@ -64,7 +67,7 @@ def test_without_any_motion_the_parent_comes_out() -> None:
 def test_only_the_mirrors_asked_for_are_made(horizontal: bool, vertical: bool) -> None:
     parent = wafers(count=1, rows=31, columns=27)[0]
     parent = np.where(parent[::-1] * parent[:, ::-1] * parent[::-1, ::-1] == NO_DIE, 0, parent).astype(np.uint8)
-    chosen = VariationSettings(0.0, 0.0, horizontal, vertical, 0.0, 0.0)
+    chosen = replace(STILL, horizontal_mirror=horizontal, vertical_mirror=vertical)
     made = VariationMaker([parent], chosen).make(np.zeros(64, np.intp), np.random.default_rng(0))
     legal = {parent.tobytes()}
     if horizontal:
@@ -77,7 +80,7 @@ def test_only_the_mirrors_asked_for_are_made(horizontal: bool, vertical: bool) -
 
 
 def test_right_angles_turn_square_grids_exactly_and_oblong_ones_by_half_turns() -> None:
-    chosen = VariationSettings(180.0, 0.0, False, False, 0.0, 0.0, right_angles=True)
+    chosen = replace(STILL, rotation_degrees=180.0, right_angles=True)
     for (rows, columns), turns in (((30, 30), (0, 1, 2, 3)), ((40, 25), (0, 2))):
         parent = wafers("Checker", 1, rows=rows, columns=columns)[0]
         for turn in (1, 2, 3) if rows == columns else (2,):
@@ -110,7 +113,7 @@ def test_rotation_moves_a_pattern_along_its_circle() -> None:
     axis = np.arange(41) - 20
     grid[np.hypot(axis[:, None], axis) > 20.4] = NO_DIE
     grid[18:23, 31:36] = FAIL
-    chosen = VariationSettings(180.0, 0.0, False, False, 0.0, 0.0)
+    chosen = replace(STILL, rotation_degrees=180.0)
     made = VariationMaker([grid], chosen).make(np.zeros(100, np.intp), np.random.default_rng(0))
     places = np.array([np.argwhere(dies == FAIL).mean(axis=0) - 20 for dies in made])
     assert np.hypot(*places.T) == pytest.approx(13, abs=0.6)
@@ -120,12 +123,63 @@ def test_rotation_moves_a_pattern_along_its_circle() -> None:
 
 def test_die_noise_flips_the_share_asked_for() -> None:
     parents = wafers(count=20, rows=50, columns=50)
-    made = VariationMaker(parents, VariationSettings(0.0, 0.0, False, False, 0.0, 0.1)).make(
+    made = VariationMaker(parents, replace(STILL, die_noise=0.1)).make(
         np.arange(len(parents)), np.random.default_rng(0)
     )
     flipped = [np.mean((dies != parent)[parent != NO_DIE]) for dies, parent in zip(made, parents, strict=True)]
     # Some dies are drawn twice and flipped once.
     assert np.mean(flipped) == pytest.approx(0.095, abs=0.01)
+
+
+def test_strength_thins_or_thickens_the_pattern_and_leaves_the_rest() -> None:
+    grid = np.full((40, 40), PASS, np.uint8)
+    grid[5:20, 5:20] = FAIL
+    grid[6:19:2, 6:19:2] = PASS
+    grid[30, 30] = FAIL
+    chosen = replace(STILL, strength=0.4)
+    made = np.stack(list(VariationMaker([grid], chosen).make(np.zeros(400, np.intp), np.random.default_rng(0))))
+    inside, fails = made[:, 5:20, 5:20], int((grid[5:20, 5:20] == FAIL).sum())
+    passes = 225 - fails
+    assert (made[:, 25:] == grid[25:]).all()
+    counts = (inside == FAIL).sum(axis=(1, 2))
+    thinned, thickened = counts < fails, counts > fails
+    assert 150 < thinned.sum() < 250 < thinned.sum() + thickened.sum()
+    # Each wafer has its own strength, evenly from 0 to the largest.
+    assert np.mean(1 - counts[thinned] / fails) == pytest.approx(0.2, abs=0.03)
+    assert np.mean((counts[thickened] - fails) / passes) == pytest.approx(0.2, abs=0.03)
+    # One wafer is either thinned or thickened, never both.
+    assert ((inside[thinned] == PASS) | (grid[5:20, 5:20] == FAIL)).all()
+    assert ((inside[thickened] == FAIL) | (grid[5:20, 5:20] == PASS)).all()
+
+
+def test_a_scratch_is_a_pattern_and_scattered_fails_are_none() -> None:
+    line = np.full((30, 30), PASS, np.uint8)
+    line[15, 3:27] = FAIL
+    scattered = np.full((30, 30), PASS, np.uint8)
+    scattered[1::4, 1::4] = FAIL
+    maker = VariationMaker([line, scattered], replace(STILL, strength=0.5))
+    made = maker.make(np.repeat([0, 1], 50), np.random.default_rng(0))
+    assert sum(not np.array_equal(dies, line) for dies in made[:50]) > 45
+    assert all(np.array_equal(dies, scattered) for dies in made[50:])
+
+
+def test_wafers_of_many_grids_come_in_the_order_asked_for() -> None:
+    parents = [grid for count in range(8, 14) for grid in wafers("Center", 3, rows=count + 15, columns=20)]
+    order = np.random.default_rng(0).permutation(np.arange(60) % len(parents))
+    maker = VariationMaker(parents, STILL)
+    for chosen in (order, maker.arranged(order)):
+        made = maker.make(chosen, np.random.default_rng(1))
+        assert sorted(chosen) == sorted(order)
+        assert all(np.array_equal(dies, parents[parent]) for dies, parent in zip(made, chosen, strict=True))
+
+
+def test_grids_of_many_dies_move_as_small_ones() -> None:
+    parent = wafers(count=1, rows=280, columns=300)[0]
+    parent = np.where(parent[:, ::-1] == NO_DIE, 0, parent).astype(np.uint8)
+    made = VariationMaker([parent], replace(STILL, horizontal_mirror=True)).make(
+        np.zeros(16, np.intp), np.random.default_rng(0)
+    )
+    assert {dies.tobytes() for dies in made} == {parent.tobytes(), np.ascontiguousarray(parent[:, ::-1]).tobytes()}
 
 
 def test_patterns_on_the_die_rows_turn_by_right_angles_only() -> None:
