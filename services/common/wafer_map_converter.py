@@ -9,6 +9,8 @@ from teachwafer.type import wafer_map_pb2
 from services.common.errors import InvalidArgumentError
 from services.common.wafer_map import MAX_SIDE, Notch, WaferGeometry, WaferIdentity, WaferMap
 
+_NO_IDENTITY, _NO_GEOMETRY = WaferIdentity(), WaferGeometry()
+
 
 def to_proto(wafer: WaferMap) -> wafer_map_pb2.WaferMap:
     """Return the wire form of a wafer map. Unknown parts stay unset."""
@@ -55,8 +57,8 @@ def from_proto(message: wafer_map_pb2.WaferMap, field: str = "wafer") -> WaferMa
     try:
         return WaferMap(
             dies=np.frombuffer(message.dies, np.uint8).reshape(rows, columns),
-            identity=_identity_from_proto(message.identity),
-            geometry=_geometry_from_proto(message.geometry),
+            identity=_identity_from_proto(message.identity) if message.HasField("identity") else _NO_IDENTITY,
+            geometry=_geometry_from_proto(message.geometry) if message.HasField("geometry") else _NO_GEOMETRY,
             bins=bins,
         )
     except InvalidArgumentError as error:

@@ -113,11 +113,6 @@ def _probabilities_to_proto(
 
 def _wafer_from_proto(message: wafer_map_pb2.WaferMap, field: str) -> WaferMap | TeachwaferError:
     try:
-        wafer = from_proto(message, field)
-        if not wafer.dies.any():
-            raise InvalidArgumentError(  # noqa: TRY301 - one place turns errors into answers
-                "Expected at least one die. Received: a grid without any.", field=f"{field}.dies", reason="NO_DIES"
-            )
+        return from_proto(message, field)
     except InvalidArgumentError as error:
         return error
-    return wafer

@@ -83,12 +83,12 @@ def patterns_of(manifest: ModelManifest, probabilities: NDArray[np.float32]) -> 
     """
     if manifest.task is Task.NORMAL:
         return ()
-    ranked = rank(manifest, probabilities, 0)
     if manifest.task is Task.SINGLE:
-        return () if ranked[0][0].normal else ranked[:1]
+        best = rank(manifest, probabilities, 1)
+        return () if best[0][0].normal else best
     shown = shown_classes(probabilities[None], _normal(manifest))[0]
     ids = {each.class_id for each, there in zip(manifest.classes, shown, strict=True) if there and not each.normal}
-    return tuple(each for each in ranked if each[0].class_id in ids)
+    return tuple(each for each in rank(manifest, probabilities, 0) if each[0].class_id in ids)
 
 
 def rank(
@@ -102,7 +102,8 @@ def rank(
         top_k: Most classes to return; 0 returns all.
     """
     order = np.argsort(-probabilities, kind="stable")[: top_k or None]
-    return tuple((manifest.classes[index], float(probabilities[index])) for index in order)
+    values = probabilities.tolist()
+    return tuple((manifest.classes[index], values[index]) for index in order.tolist())
 
 
 def heat_on_dies(heat: NDArray[np.float32], dies: NDArray[np.uint8]) -> NDArray[np.uint8]:

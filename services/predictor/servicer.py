@@ -94,14 +94,15 @@ def _answers(model: LoadedModel, wafers: Sequence[WaferMap], outputs: Outputs, t
     answers = []
     for index, wafer in enumerate(wafers):
         probabilities, novelty = outputs[PROBABILITIES][index], float(outputs[NOVELTY][index])
-        best = int(probabilities.argmax())
         answers.append(
             Answer(
                 classes=rank(manifest, probabilities, top_k),
                 patterns=patterns_of(manifest, probabilities),
                 novelty=novelty,
                 decision=decide(manifest, confidence_of(manifest, probabilities), novelty),
-                heat=heat_on_dies(outputs[HEAT][index, best], wafer.dies) if HEAT in outputs else None,
+                heat=heat_on_dies(outputs[HEAT][index, int(probabilities.argmax())], wafer.dies)
+                if HEAT in outputs
+                else None,
                 embedding=outputs[EMBEDDING][index] if EMBEDDING in outputs else None,
             )
         )
