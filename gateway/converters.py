@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -369,6 +370,8 @@ def _generation_result(message: generator_pb2.GenerationResult) -> GenerationRes
 
 
 def _realism(message: generator_pb2.Realism) -> Realism:
+    present: Message = message
+    optional = [each.name for each in fields(Realism) if each.default is None]
     return Realism(
         nearest_distance=message.nearest_distance,
         nearest_distance_real=message.nearest_distance_real,
@@ -377,6 +380,7 @@ def _realism(message: generator_pb2.Realism) -> Realism:
         fail_fraction=message.fail_fraction,
         fail_fraction_real=message.fail_fraction_real,
         radial_profile_difference=message.radial_profile_difference,
+        **{name: getattr(message, name) for name in optional if present.HasField(name)},
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import uuid
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -201,15 +202,33 @@ def show_generation(output: Output, run: GenerationRun, frozen: Frozen) -> None:
             f"{each.realism.nearest_distance:.3f} / {each.realism.nearest_distance_real:.3f}",
             f"{each.realism.fail_fraction:.3f} / {each.realism.fail_fraction_real:.3f}",
             f"{each.realism.copied_share:.1%}",
+            f"{_figure(each.realism.precision, '.0%')} / {_figure(each.realism.recall, '.0%')}",
+            f"{_figure(each.realism.frechet_distance, '.3f')} / {_figure(each.realism.frechet_distance_real, '.3f')}",
+            f"{_figure(each.realism.recognised_share, '.0%')} / {_figure(each.realism.recognised_share_real, '.0%')}",
         )
         for each in run.result.classes
     ]
-    columns = ("class", ">made", ">from", ">thrown out", ">distance made / real", ">fails made / real", ">copies")
+    columns = (
+        "class",
+        ">made",
+        ">from",
+        ">thrown out",
+        ">distance made / real",
+        ">fails made / real",
+        ">copies",
+        ">precision / recall",
+        ">Frechet made / real",
+        ">recognised made / real",
+    )
     output.table("Generated wafers", columns, rows)
     output.say(
         f"data set version {run.result.dataset_id}   {run.result.seconds:.1f} s   "
         f"peak memory {run.result.peak_memory_bytes / 2**20:,.0f} MiB"
     )
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def generation_json(run: GenerationRun, frozen: Frozen) -> dict[str, Any]:
@@ -226,10 +245,7 @@ def generation_json(run: GenerationRun, frozen: Frozen) -> dict[str, Any]:
                 "count": each.count,
                 "parents": each.parents,
                 "rejected": each.rejected,
-                "nearest_distance": each.realism.nearest_distance,
-                "nearest_distance_real": each.realism.nearest_distance_real,
-                "copied_share": each.realism.copied_share,
-                "coverage": each.realism.coverage,
+                **asdict(each.realism),
             }
             for each in (result.classes if result else ())
         },

@@ -62,7 +62,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class Realism:
-    """How generated wafers compare with the wafers of their class; all 0 to 1.
+    """How generated wafers compare with the wafers of their class; all but the Frechet distances 0 to 1.
 
     Attributes:
         nearest_distance: Median distance of a generated wafer to its nearest real one.
@@ -72,6 +72,12 @@ class Realism:
         fail_fraction: Mean fail fraction of the generated wafers.
         fail_fraction_real: Mean fail fraction of the real ones.
         radial_profile_difference: Largest difference between the mean radial fail profiles.
+        precision: Share of generated wafers that lie among the real ones; this and what follows None if not measured.
+        recall: Share of real wafers that lie among the generated ones.
+        frechet_distance: Frechet distance between the embeddings of generated and real wafers.
+        frechet_distance_real: Frechet distance between two halves of the real wafers.
+        recognised_share: Share of generated wafers in which a classifier taught on real wafers sees their class.
+        recognised_share_real: The same share of the real wafers, each judged without its lot.
     """
 
     nearest_distance: float
@@ -81,6 +87,12 @@ class Realism:
     fail_fraction: float
     fail_fraction_real: float
     radial_profile_difference: float
+    precision: float | None = None
+    recall: float | None = None
+    frechet_distance: float | None = None
+    frechet_distance_real: float | None = None
+    recognised_share: float | None = None
+    recognised_share_real: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ from gateway.values import GenerationProgress, JobState, Realism
 
 CLOSE, FAR = 0.5, 1.6
 """Bounds of the distance to real wafers, as a multiple of the real wafers' distance to one another."""
+SEEN_LESS = 0.15
+"""Share by which fewer generated than real wafers may be recognised before it is worth a warning."""
 
 
 def realism_sentences(t: Messages, realism: Realism) -> list[tuple[str, str]]:
@@ -27,6 +29,19 @@ def realism_sentences(t: Messages, realism: Realism) -> list[tuple[str, str]]:
     sentences.append((t("generate.coverage", percent=t.percent(realism.coverage)), ""))
     made, real = t.percent(realism.fail_fraction, 1), t.percent(realism.fail_fraction_real, 1)
     sentences.append((t("generate.fails", made=made, real=real), ""))
+    if realism.precision is not None and realism.recall is not None:
+        among, covered = t.percent(realism.precision), t.percent(realism.recall)
+        sentences.append((t("generate.among", made=among, real=covered), ""))
+    if realism.frechet_distance is not None:
+        made = f"{realism.frechet_distance:.3f}"
+        if realism.frechet_distance_real is None:
+            sentences.append((t("generate.frechet", made=made), ""))
+        else:
+            sentences.append((t("generate.frechet_both", made=made, real=f"{realism.frechet_distance_real:.3f}"), ""))
+    if realism.recognised_share is not None and realism.recognised_share_real is not None:
+        doubtful = realism.recognised_share < realism.recognised_share_real - SEEN_LESS
+        made, real = t.percent(realism.recognised_share), t.percent(realism.recognised_share_real)
+        sentences.append((t("generate.recognised", made=made, real=real), "warn" if doubtful else "good"))
     return sentences
 
 

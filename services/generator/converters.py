@@ -178,7 +178,9 @@ def _result_to_proto(outcome: GenerationOutcome) -> generator_pb2.GenerationResu
             count=each.count,
             parents=each.parents,
             rejected=each.rejected,
-            realism=generator_pb2.Realism(**asdict(each.realism)),
+            realism=generator_pb2.Realism(
+                **{name: value for name, value in asdict(each.realism).items() if value is not None}
+            ),
         )
         for each in outcome.classes
     ]

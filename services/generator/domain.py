@@ -120,7 +120,10 @@ class GenerationSpec:
 
 @dataclass(frozen=True, slots=True)
 class Realism:
-    """How generated wafers compare with real ones; see `realism.compare` for each figure."""
+    """How generated wafers compare with real ones; see `realism.RealismMeter` for each figure.
+
+    None where it cannot be measured: too few wafers, or a single class, from which nothing can be told apart.
+    """
 
     nearest_distance: float
     nearest_distance_real: float
@@ -129,6 +132,12 @@ class Realism:
     fail_fraction: float
     fail_fraction_real: float
     radial_profile_difference: float
+    precision: float | None = None
+    recall: float | None = None
+    frechet_distance: float | None = None
+    frechet_distance_real: float | None = None
+    recognised_share: float | None = None
+    recognised_share_real: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

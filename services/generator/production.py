@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from services.common.dataset import Dataset, DatasetClass, DatasetWafer, GeneratedWafers, Origin, Split
 from services.common.wafer_set import GridSequence
 from services.generator.domain import ClassOutcome, ClassRequest, LearnedOptions, VariationOptions
-from services.generator.realism import RealismMeter
+from services.generator.realism import Judges, RealismMeter
 from services.generator.variations import VariationMaker, settings_for
 
 CHUNK = 2048
@@ -107,6 +107,7 @@ class ClassProduction:
         prefix: Beginning of the ids of the wafers made.
         checkpoint: File that a learned generator is saved to.
         listener: Hears how it goes.
+        judges: What looks at the wafers as trained networks do; None: nothing does.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class ClassProduction:
         prefix: str,
         checkpoint: Path,
         listener: Listener,
+        judges: Judges | None = None,
     ) -> None:
         self._request = request
         self._class = class_
@@ -131,7 +133,7 @@ class ClassProduction:
         self._learning_share = 0.0
         self._device = "CPU"
         self._rejected = 0
-        self._meter = RealismMeter(self._grids, request.count)
+        self._meter = RealismMeter(self._grids, request.count, judges)
 
     def wafers(self) -> Iterator[GeneratedWafers]:
         """Makes the wafers and yields them, a chunk at a time."""
@@ -150,7 +152,7 @@ class ClassProduction:
             return chosen, GridSequence.of(maker.make(first, chosen, 0))
 
         for first, (chosen, made) in _ahead(make, range(0, count, chunk), maker.threads):
-            grids = self._without_copies(maker.make, first, chosen, made)
+            grids = self._checked(maker.make, first, chosen, made)
             self._meter.add(grids)
             if first == 0:
                 self._listener.previewed([grids[index] for index in _spread(len(grids), PREVIEW)])
@@ -165,18 +167,22 @@ class ClassProduction:
         self._listener.progressed(Progress("checking", count, count, 1.0, device=self._device))
         return ClassOutcome(self._class.class_id, count, len(self._parents), self._rejected, self._meter.result())
 
-    def _without_copies(self, make: Make, first: int, parents: NDArray[np.intp], grids: GridSequence) -> GridSequence:
-        """Throws out wafers that equal a real one and makes others, three times at most.
+    def _checked(self, make: Make, first: int, parents: NDArray[np.intp], grids: GridSequence) -> GridSequence:
+        """Throws out wafers that fail a check and makes others, three times at most.
 
-        What still is a copy then (of a class whose wafers all fail completely, say) stays and shows as copied share.
+        What fails then still stays, and shows in the figures: a copy, say, of a class whose wafers all fail completely.
+        Variations are not shown to the classifier: it is slower than they are made, and they are wafers of the class.
         """
+        recognise = isinstance(self._request.method, LearnedOptions)
+        wrong = self._meter.failing(grids, recognise=recognise)
         for attempt in range(1, _RETRIES + 1):
-            copies = self._meter.copies(grids)
-            if not copies.size:
+            if not wrong.size:
                 break
-            self._rejected += len(copies)
-            for index, grid in zip(copies.tolist(), make(first, parents[copies], attempt), strict=True):
+            self._rejected += len(wrong)
+            others = GridSequence.of(make(first, parents[wrong], attempt))
+            for index, grid in zip(wrong.tolist(), others, strict=True):
                 grids[index][:] = grid
+            wrong = wrong[self._meter.failing(others, recognise=recognise)]
         return grids
 
     def _variation_maker(self) -> _Maker:

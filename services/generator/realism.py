@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +12,33 @@ from services.common.preprocessing import planes_of
 from services.common.wafer_map import FAIL, NO_DIE
 from services.common.wafer_set import GridSequence
 from services.generator.domain import Realism
+from services.generator.embedding import WaferEmbedding
+from services.generator.likeness import frechet_distance, precision_and_recall
+from services.generator.recognition import Recogniser, even_places
 
 SIDE = 32
 """Side of the grid on which fail maps are compared, cells."""
 MOST_COMPARED = 2000
 """Most wafers of each side that are compared with one another."""
+MOST_EMBEDDED = 500
+"""Most wafers of each side that are compared by their embeddings."""
 _RINGS = 16
+_FRACTION_SLACK = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Judges:
+    """What looks at generated wafers as trained networks see them.
+
+    Attributes:
+        embedding: The shipped wafer embedding.
+        recogniser: Classifier taught on the real wafers of all classes; None with a single class.
+        class_number: Number of the class in the classifier.
+    """
+
+    embedding: WaferEmbedding
+    recogniser: Recogniser | None = None
+    class_number: int = 0
 
 
 class RealismMeter:
@@ -24,18 +46,24 @@ class RealismMeter:
 
     Args:
         real: Real wafers of the class, at least one.
-        expected: Generated wafers that will come; every one counts for fractions and copies, and an even sample of
-            at most 2,000 for distances.
+        expected: Generated wafers that will come; every one counts for fractions and copies, an even sample of at most
+            2,000 for distances, and one of 500 for what the judges say.
+        judges: What looks at them as trained networks do. None: nothing does, and its figures are None.
     """
 
-    def __init__(self, real: Sequence[NDArray[np.uint8]], expected: int) -> None:
-        sample = [real[index] for index in _even_sample(len(real))]
+    def __init__(self, real: Sequence[NDArray[np.uint8]], expected: int, judges: Judges | None = None) -> None:
+        self._real = real
+        self._judges = judges
+        sample = [real[index] for index in even_places(len(real), MOST_COMPARED)]
         self._real_maps = fail_maps(sample)
         self._real_profile = _radial_profile(sample)
-        self._real_fraction = float(np.mean([fail_fraction(grid) for grid in real]))
+        fractions = [fail_fraction(grid) for grid in real]
+        self._real_fraction = float(np.mean(fractions))
+        slack = (max(fractions) - min(fractions)) / 4 + _FRACTION_SLACK
+        self._usual = (min(fractions) - slack, max(fractions) + slack)
         self._real_keys = {content_key(grid) for grid in real}
         self._real_digests = np.unique(fail_digests(GridSequence.of(real)))
-        self._sample = _even_sample(expected)
+        self._sample = even_places(expected, MOST_COMPARED)
         self._kept: list[NDArray[np.uint8]] = []
         self._fractions = 0.0
         self._copies = 0
@@ -49,6 +77,29 @@ class RealismMeter:
         """Returns the positions of wafers that equal a real one die by die."""
         suspects = np.flatnonzero(np.isin(fail_digests(grids), self._real_digests))
         return suspects[[self.is_copy(grids[index]) for index in suspects.tolist()]]
+
+    def failing(self, grids: Sequence[NDArray[np.uint8]], *, recognise: bool) -> NDArray[np.intp]:
+        """Returns the positions of wafers that fail a check.
+
+        They equal a real one; or their fail fraction lies outside that of the real ones by more than a quarter of its
+        range and 0.02; or the classifier is less sure of their class than of 19 out of 20 real ones, which it judged
+        without their lots.
+
+        Args:
+            grids: Generated wafers.
+            recognise: Whether to ask the classifier, where there is one: it looks at hundreds of wafers a second.
+        """
+        shared = GridSequence.of(grids)
+        wrong = np.zeros(len(shared), bool)
+        wrong[self.copies(shared)] = True
+        for places, dies in shared.runs():
+            fractions = fail_fractions(dies)
+            wrong[places] |= (fractions < self._usual[0]) | (fractions > self._usual[1])
+        judges = self._judges
+        if recognise and judges and judges.recogniser:
+            own = judges.recogniser.probabilities(judges.embedding.embed(grids))[:, judges.class_number]
+            wrong |= own < judges.recogniser.floors[judges.class_number]
+        return np.flatnonzero(wrong)
 
     def add(self, grids: Sequence[NDArray[np.uint8]]) -> None:
         """Takes the next generated wafers."""
@@ -65,6 +116,8 @@ class RealismMeter:
 
         Distances are shares of the cells of a 32 x 32 grid in which two fail maps differ. `coverage` is the share of
         real wafers that are the nearest one of some generated wafer; the profile is the mean fail share in 16 rings.
+        Precision, recall and the Frechet distance are those of `likeness`; that of the real wafers is the distance
+        between their two halves, half as many on each side, and so an upper guide.
         """
         made = fail_maps(self._kept)
         distances = hamming_distances(made, self._real_maps)
@@ -76,7 +129,35 @@ class RealismMeter:
             fail_fraction=self._fractions / self._seen,
             fail_fraction_real=self._real_fraction,
             radial_profile_difference=float(np.abs(_radial_profile(self._kept) - self._real_profile).max()),
+            **self._judged(),
         )
+
+    def embeddings(self) -> NDArray[np.float32]:
+        """Returns the embeddings (n, 384) of the sample of 500 generated wafers taken; judges must be there."""
+        assert self._judges is not None  # noqa: S101 - said above
+        return self._judges.embedding.embed(
+            [self._kept[place] for place in even_places(len(self._kept), MOST_EMBEDDED)]
+        )
+
+    def _judged(self) -> dict[str, float]:
+        """Returns what the judges say, where there are any and wafers enough."""
+        judges = self._judges
+        if judges is None:
+            return {}
+        figures: dict[str, float] = {}
+        made = self.embeddings()
+        real = judges.embedding.embed([self._real[place] for place in even_places(len(self._real), MOST_EMBEDDED)])
+        if min(len(real), len(made)) >= 2:
+            figures["precision"], figures["recall"] = precision_and_recall(real, made)
+            figures["frechet_distance"] = frechet_distance(real, made)
+        if len(real) >= 4:
+            mixed = np.random.default_rng(0).permutation(real)
+            figures["frechet_distance_real"] = frechet_distance(mixed[::2], mixed[1::2])
+        if judges.recogniser is not None:
+            answers = judges.recogniser.probabilities(made).argmax(axis=1)
+            figures["recognised_share"] = float((answers == judges.class_number).mean())
+            figures["recognised_share_real"] = judges.recogniser.recognised[judges.class_number]
+        return figures
 
 
 def content_key(grid: NDArray[np.uint8]) -> bytes:
@@ -140,8 +221,3 @@ def _radial_profile(grids: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
     ring = np.minimum((np.hypot(axis[:, None], axis[None, :]) * _RINGS).astype(np.intp), _RINGS - 1).reshape(-1)
     valid, failed = (np.bincount(ring, planes[..., plane].reshape(-1), _RINGS) for plane in (0, 1))
     return np.asarray(failed / np.maximum(valid, 1e-9))
-
-
-def _even_sample(count: int) -> NDArray[np.intp]:
-    """Returns at most 2,000 positions spread evenly over `count`."""
-    return np.unique(np.linspace(0, count - 1, min(count, MOST_COMPARED)).astype(np.intp))

@@ -29,7 +29,10 @@ from services.generator.domain import (
     check_parents,
     class_of,
 )
+from services.generator.embedding import WaferEmbedding
 from services.generator.production import ClassProduction, Progress, real_parents
+from services.generator.realism import Judges
+from services.generator.recognition import recogniser_of
 
 _OUTCOME_FILE = "outcome.json"
 
@@ -39,7 +42,7 @@ def work(context: JobContext) -> dict[str, Any]:
 
     Raises:
         NotFoundError: The data set version or a class is not there.
-        FailedPreconditionError: A class has too few real training wafers.
+        FailedPreconditionError: A class has too few real training wafers, or shipped weights are missing.
     """
     spec = GenerationSpec.from_json(context.spec)
     dataset_id = f"generated-{context.job_id.lower()}"
@@ -47,13 +50,16 @@ def work(context: JobContext) -> dict[str, Any]:
         return finished
     dataset = open_dataset(context.store, spec.dataset_id)
     check_against(spec, dataset.manifest)
+    embedding = WaferEmbedding()
+    recogniser, numbers = recogniser_of(dataset, embedding, spec.seed)
     outcomes: list[ClassOutcome] = []
     weights = np.array([_weight(request) for request in spec.classes])
     with DatasetWriter(context.store, dataset_id, dataset.classes, parent=dataset.manifest.dataset_id) as writer:
         for index, request in enumerate(spec.classes):
             begin, weight = weights[:index].sum() / weights.sum(), weights[index] / weights.sum()
             reporter = _Reporter(context, request.class_id, float(begin), float(weight))
-            outcomes.append(_make_class(context, dataset, spec, index, writer, reporter))
+            judges = Judges(embedding, recogniser, numbers.get(request.class_id, 0))
+            outcomes.append(_make_class(context, dataset, spec, index, writer, reporter, judges))
         outcome = GenerationOutcome(dataset_id, tuple(outcomes), context.elapsed_s(), context.peak_memory_bytes())
         context.check_cancelled()
         write_file(context.checkpoints / _OUTCOME_FILE, json.dumps(outcome.to_json()).encode())
@@ -68,6 +74,7 @@ def _make_class(
     index: int,
     writer: DatasetWriter,
     reporter: _Reporter,
+    judges: Judges,
 ) -> ClassOutcome:
     """Makes the wafers of one class and writes them."""
     request = spec.classes[index]
@@ -82,6 +89,7 @@ def _make_class(
         prefix=f"{context.job_id}-{index}-",
         checkpoint=context.checkpoints / f"learned-{index}.npz",
         listener=reporter,
+        judges=judges,
     )
     for wafers in production.wafers():
         writer.add_generated(wafers)

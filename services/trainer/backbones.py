@@ -6,18 +6,16 @@ the service can check requests without it; the networks themselves are in `servi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from services.common.errors import DataLossError, FailedPreconditionError, InvalidArgumentError
 from services.common.files import file_sha256
+from services.common.shipped import shipped_file
 
 WEIGHTS_FOLDER = Path(__file__).parent / "pretrained"
 """Folder of the shipped weights, their index and the model card."""
-INDEX_NAME = "index.json"
-"""File beside the weights: `{file name: sha256}`."""
 OUTLIERS_NAME = "outliers.npz"
 """Wafer set of simulated patterns beside the weights; see `services.trainer.outliers`."""
 ORIENTATIONS = 8
@@ -114,16 +112,7 @@ class BackboneLibrary:
         Raises:
             DataLossError: it is missing or damaged.
         """
-        path, expected = self.folder / name, self._index().get(name)
-        remedy = "Install this release again, or run `make pretrain`."
-        if expected is None or not path.is_file():
-            raise DataLossError(f"The file {name} is missing from {self.folder}. {remedy}")
-        found = file_sha256(path)
-        if found != expected:
-            raise DataLossError(
-                f"Expected {name} with SHA-256 {expected}. Received: {found}. The file is damaged. {remedy}"
-            )
-        return path
+        return shipped_file(self.folder, name, "Install this release again, or run `make pretrain`.")
 
     def sha256(self, backbone: Backbone) -> str:
         """Returns the hash of the checked weights file; raises as `check`."""
@@ -138,14 +127,6 @@ class BackboneLibrary:
                 f"weights file without top. Received: {path or 'nothing'}.",
             )
         return path
-
-    def _index(self) -> dict[str, str]:
-        try:
-            return {
-                str(name): str(digest) for name, digest in json.loads((self.folder / INDEX_NAME).read_text()).items()
-            }
-        except (OSError, ValueError, AttributeError):
-            return {}
 
 
 def find_backbone(backbone_id: str) -> Backbone:
@@ -165,14 +146,6 @@ def find_backbone(backbone_id: str) -> Backbone:
 def backbone_of_size(model_size: str) -> Backbone:
     """Returns the default backbone of "fast", "balanced" or "best"."""
     return next(each for each in BACKBONES.values() if each.model_size == model_size)
-
-
-def write_index(folder: Path, file_name: str, digest: str) -> None:
-    """Enters a file into the index of its folder."""
-    path = folder / INDEX_NAME
-    index = json.loads(path.read_text()) if path.is_file() else {}
-    index[file_name] = digest
-    path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
 def unusable(backbone: Backbone, why: str) -> FailedPreconditionError:

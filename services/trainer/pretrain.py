@@ -36,11 +36,12 @@ from numpy.typing import NDArray
 from services.common.files import file_sha256
 from services.common.head import LOGIT_SCALE
 from services.common.preprocessing import planes_of
+from services.common.shipped import write_index
 from services.common.splitting import Split, split_by_lot
 from services.common.task import NORMAL_PATTERN
 from services.common.wafer_set import WaferSet, read_wafer_set, write_wafer_set
 from services.trainer.augmentation import augment
-from services.trainer.backbones import BACKBONES, OUTLIERS_NAME, WEIGHTS_FOLDER, Backbone, write_index
+from services.trainer.backbones import BACKBONES, OUTLIERS_NAME, WEIGHTS_FOLDER, Backbone
 from services.trainer.embedding import pooled_of, unit_length, whitening_of
 from services.trainer.outliers import MOST_WAFERS
 from services.trainer.trunks import build_trunk, save_weights

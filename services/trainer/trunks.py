@@ -17,7 +17,8 @@ from keras import layers
 from services.common.errors import FailedPreconditionError
 from services.common.files import file_sha256
 from services.common.preprocessing import PLANES
-from services.trainer.backbones import Backbone, BackboneLibrary, unusable, write_index
+from services.common.shipped import write_index
+from services.trainer.backbones import Backbone, BackboneLibrary, unusable
 from services.trainer.embedding import Embedding
 
 # With Keras' 0.99 the moving averages lag hundreds of steps behind and small data sets score at chance.

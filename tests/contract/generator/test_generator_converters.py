@@ -73,9 +73,17 @@ def test_a_spec_survives_storage_and_wire(spec: GenerationSpec) -> None:
     assert converters.spec_from_proto(converters.job_to_proto(job(spec))) == spec
 
 
-@given(st.lists(st.floats(0, 1), min_size=7, max_size=7), st.integers(0, 2**40))
-def test_a_result_survives_storage_and_wire(figures: list[float], memory: int) -> None:
-    outcome = GenerationOutcome("d1", (ClassOutcome("c1", 5, 20, 1, Realism(*figures)),), 1.5, memory)
+measured = [each for each in dataclasses.fields(Realism) if each.default is None]
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=7, max_size=7),
+    st.lists(st.none() | st.floats(0, 1), min_size=len(measured), max_size=len(measured)),
+    st.integers(0, 2**40),
+)
+def test_a_result_survives_storage_and_wire(figures: list[float], optional: list[float | None], memory: int) -> None:
+    realism = Realism(*figures, *optional)
+    outcome = GenerationOutcome("d1", (ClassOutcome("c1", 5, 20, 1, realism),), 1.5, memory)
     assert GenerationOutcome.from_json(outcome.to_json()) == outcome
     spec = GenerationSpec("d0", ())
     done = job(spec, state=JobState.SUCCEEDED, result=outcome.to_json(), started_at=NOW, ended_at=NOW)
@@ -84,7 +92,17 @@ def test_a_result_survives_storage_and_wire(figures: list[float], memory: int) -
     assert result.peak_memory_bytes == memory
     shown = result.classes[0]
     for field in dataclasses.fields(Realism):
-        assert getattr(shown.realism, field.name) == getattr(outcome.classes[0].realism, field.name)
+        expected = getattr(realism, field.name)
+        if field in measured:
+            assert shown.realism.HasField(field.name) == (expected is not None)
+        assert getattr(shown.realism, field.name) == (expected or 0)
+
+
+def test_a_result_stored_before_the_embedding_was_asked_is_still_read() -> None:
+    old = dict.fromkeys((each.name for each in dataclasses.fields(Realism) if each not in measured), 0.5)
+    data = {"class_id": "c1", "count": 5, "parents": 20, "rejected": 1, "realism": old}
+    outcome = GenerationOutcome.from_json({"dataset_id": "d", "classes": [data], "seconds": 1, "peak_memory_bytes": 2})
+    assert outcome.classes[0].realism.precision is None
 
 
 def test_a_failed_job_carries_its_error_and_no_result() -> None:

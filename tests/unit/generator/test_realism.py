@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
 
+from services.common.wafer_map import FAIL
 from services.common.wafer_set import GridSequence
-from services.generator.realism import RealismMeter, fail_fractions, fail_maps, hamming_distances
+from services.generator.embedding import WaferEmbedding
+from services.generator.realism import Judges, RealismMeter, fail_fractions, fail_maps, hamming_distances
+from services.generator.recognition import Recogniser
 from services.generator.simulator import SimulatedClass, simulate
 
 
@@ -64,3 +67,52 @@ def test_one_real_wafer_is_enough() -> None:
     meter = RealismMeter(wafers("Loc", 1, 1), 1)
     meter.add(wafers("Loc", 1, 2))
     assert meter.result().nearest_distance_real == 0
+
+
+@pytest.fixture(scope="module")
+def judges() -> Judges:
+    """Of centres; number 0 is Center, 1 Edge-Ring, 2 Donut."""
+    embedding = WaferEmbedding()
+    grids, labels = [], []
+    for number, pattern in enumerate(("Center", "Edge-Ring", "Donut")):
+        grids += wafers(pattern, 40, 1)
+        labels += [number] * 40
+    lots = [str(place // 5) for place in range(len(grids))]
+    return Judges(embedding, Recogniser(embedding.embed(grids), np.array(labels), lots, 3, seed=0), 0)
+
+
+def test_the_judges_tell_the_same_class_from_another(judges: Judges) -> None:
+    real, same, other = wafers("Center", 40, 1), wafers("Center", 40, 2), wafers("Edge-Ring", 40, 2)
+    figures = []
+    for made in (real, same, other):
+        meter = RealismMeter(real, len(made), judges)
+        meter.add(made)
+        figures.append(meter.result())
+    copies, alike, unlike = figures
+    assert (copies.precision, copies.recall) == (1, 1)
+    assert copies.frechet_distance == pytest.approx(0, abs=1e-4)
+    assert alike.precision > unlike.precision
+    assert alike.recall > unlike.recall
+    assert copies.frechet_distance < alike.frechet_distance < unlike.frechet_distance
+    assert alike.recognised_share > 0.8 > 0.2 > unlike.recognised_share
+    assert alike.recognised_share_real > 0.8
+    assert alike.frechet_distance_real > 0
+
+
+def test_wafers_that_fail_a_check_are_found(judges: Judges) -> None:
+    real = wafers("Center", 40, 1)
+    dead = real[0].copy()
+    dead[dead != 0] = FAIL
+    meter = RealismMeter(real, 4, judges)
+    made = [real[5].copy(), dead, *wafers("Center", 6, 2), *wafers("Edge-Ring", 6, 2)]
+    by_eye = meter.failing(made, recognise=False).tolist()
+    assert by_eye[:2] == [0, 1]
+    assert not set(by_eye) & set(range(2, 8))
+    seen = meter.failing(made, recognise=True).tolist()
+    assert set(by_eye) < set(seen)
+    assert set(range(8, 14)) <= set(seen)
+
+
+def test_of_real_wafers_few_fail_the_checks(judges: Judges) -> None:
+    meter = RealismMeter(wafers("Center", 40, 1), 4, judges)
+    assert len(meter.failing(wafers("Center", 100, 9), recognise=True)) < 20

@@ -371,6 +371,18 @@ def test_realism_is_said_in_words():
     texts = [text for text, _ in realism_sentences(EN, far)]
     assert EN("generate.too_far") in texts
     assert any("25%" in text for text in texts)
+    assert len(texts) == 4, "what was not measured is not told"
+
+
+@pytest.mark.parametrize("t", [EN, KO])
+def test_what_trained_networks_see_in_generated_wafers_is_said(t):
+    realism = Realism(0.1, 0.1, 0.0, 0.5, 0.1, 0.1, 0.0, 0.81, 0.72, 0.0123, None, 0.63, 0.94)
+    told = dict(realism_sentences(t, realism))
+    for told_together in (("81%", "72%"), ("0.012",), ("63%", "94%")):
+        assert any(all(figure in text for figure in told_together) for text in told)
+    assert next(tone for text, tone in told.items() if "63%" in text) == "warn"
+    both = [text for text, _ in realism_sentences(t, replace(realism, frechet_distance_real=0.045))]
+    assert any("0.012" in text and "0.045" in text for text in both)
 
 
 def test_an_upload_says_what_was_left_out():

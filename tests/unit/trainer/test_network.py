@@ -12,7 +12,8 @@ import pytest
 from services.common.errors import FailedPreconditionError, InternalError
 from services.common.head import LOGIT_SCALE, Head, log_softmax
 from services.common.preprocessing import pad_grids, planes_of
-from services.trainer.backbones import BACKBONES, INDEX_NAME, OUTLIERS_NAME, Backbone, BackboneLibrary
+from services.common.shipped import INDEX_NAME
+from services.trainer.backbones import BACKBONES, OUTLIERS_NAME, Backbone, BackboneLibrary
 from services.trainer.calibration import neighbour_distance
 from services.trainer.embedding import whitening_of
 from services.trainer.export.onnx import OUTPUTS, Answers, answers_of, export_onnx, open_session, prove_parity
