@@ -310,7 +310,11 @@ class Clients:
             "predictor": settings.predictor_address,
         }
         limit = settings.max_message_bytes
-        channels = {name: connect(address, max_message_bytes=limit) for name, address in addresses.items()}
+        keys = {"predictor": settings.predictor_key}
+        channels = {
+            name: connect(address, max_message_bytes=limit, key=keys.get(name, ""))
+            for name, address in addresses.items()
+        }
         return cls(
             TrainerClient(channels["trainer"]),
             GeneratorClient(channels["generator"]),

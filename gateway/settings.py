@@ -27,6 +27,9 @@ class GatewaySettings(ServiceSettings):
     predictor_address: str = "127.0.0.1:8001"
     """Where the predictor listens, `host:port`."""
 
+    predictor_key: str = Field(default="", repr=False)
+    """Key to show to the predictor, where it asks for one; it has to be one that manages."""
+
     gateway_language: Literal["en", "ko"] = "en"
     """Language of people who have not chosen one and whose browser asks for neither."""
 

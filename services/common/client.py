@@ -20,6 +20,8 @@ from services.common.interceptors import REQUEST_ID_KEY
 from services.common.logs import request_id_var
 from services.common.server import DEFAULT_MAX_MESSAGE_BYTES, TlsFiles
 
+AUTHORIZATION_KEY = "authorization"
+"""Metadata key under which callers show who they are."""
 STREAM_TIMEOUT_S = 24 * 3600.0
 """Deadline of streams whose caller sets none: watching a long job."""
 
@@ -64,6 +66,7 @@ def connect(
     idempotent: Mapping[str, Sequence[str]] = IDEMPOTENT_METHODS,
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
     tls: TlsFiles | None = None,
+    key: str = "",
 ) -> grpc.aio.Channel:
     """Opens a channel. It connects by itself and again after a loss; make one for a program, not one for a call.
 
@@ -73,6 +76,7 @@ def connect(
         idempotent: Methods to retry when the service is UNAVAILABLE, by full service name.
         max_message_bytes: Largest message sent or received, bytes.
         tls: Certificates. None: not encrypted.
+        key: Key to show where the service asks for one.
 
     Raises:
         InvalidArgumentError: A certificate file cannot be read.
@@ -80,10 +84,10 @@ def connect(
     settings: dict[str, Any] = {
         "options": _channel_options(idempotent, max_message_bytes),
         "interceptors": [
-            _UnaryUnary(default_timeout_s),
-            _UnaryStream(STREAM_TIMEOUT_S),
-            _StreamUnary(STREAM_TIMEOUT_S),
-            _StreamStream(STREAM_TIMEOUT_S),
+            _UnaryUnary(default_timeout_s, key),
+            _UnaryStream(STREAM_TIMEOUT_S, key),
+            _StreamUnary(STREAM_TIMEOUT_S, key),
+            _StreamStream(STREAM_TIMEOUT_S, key),
         ],
     }
     if tls is None:
@@ -114,16 +118,20 @@ class _Interceptor:
 
     Args:
         timeout_s: Deadline of calls whose caller sets none, seconds.
+        key: Key to show, or empty.
     """
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, key: str = "") -> None:
         self._timeout_s = timeout_s
+        self._key = key
 
     def _prepare(self, details: Any) -> Any:
         """Returns call details with deadline and request id."""
         metadata = grpc.aio.Metadata(*(details.metadata or ()))
         if REQUEST_ID_KEY not in metadata:
             metadata[REQUEST_ID_KEY] = request_id_var.get() or uuid.uuid4().hex
+        if self._key:
+            metadata[AUTHORIZATION_KEY] = f"Bearer {self._key}"
         return grpc.aio.ClientCallDetails(
             details.method,
             self._timeout_s if details.timeout is None else details.timeout,

@@ -83,7 +83,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         method = handler_call_details.method
         if handler is None:
             return grpc.unary_unary_rpc_method_handler(self._wrap_unary(_unknown_method(method), method))
-        make = _HANDLER_FACTORIES[handler.request_streaming, handler.response_streaming]
+        make = HANDLER_FACTORIES[handler.request_streaming, handler.response_streaming]
         deserializer = handler.request_deserializer
         if deserializer is not None:
             deserializer = _undamaged(deserializer)
@@ -281,9 +281,10 @@ def _unknown_method(method: str) -> Behaviour:
     return handle
 
 
-_HANDLER_FACTORIES: dict[tuple[bool, bool], Callable[..., Any]] = {
+HANDLER_FACTORIES: dict[tuple[bool, bool], Callable[..., Any]] = {
     (False, False): grpc.unary_unary_rpc_method_handler,
     (False, True): grpc.unary_stream_rpc_method_handler,
     (True, False): grpc.stream_unary_rpc_method_handler,
     (True, True): grpc.stream_stream_rpc_method_handler,
 }
+"""What makes a handler, by whether its requests and its responses are streams."""

@@ -19,6 +19,8 @@ from services.common.settings import ServiceSettings
 
 request_id_var: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
 """Request id of the running call; empty outside of calls."""
+caller_name_var: contextvars.ContextVar[str] = contextvars.ContextVar("caller_name", default="")
+"""Who makes the running call, where the service knows; empty otherwise."""
 
 _STANDARD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
@@ -40,7 +42,7 @@ def configure(settings: ServiceSettings, service: str, stream: TextIO | None = N
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, severity, service, logger, event, request_id, then the extra facts.
+    """One JSON object a line: time, severity, service, logger, event, request_id, caller, then the extra facts.
 
     Args:
         service: Name of the service.
@@ -61,6 +63,8 @@ class JsonFormatter(logging.Formatter):
         }
         if request_id := request_id_var.get():
             line["request_id"] = request_id
+        if caller := caller_name_var.get():
+            line["caller"] = caller
         line.update(extra_of(record))
         if trace := _trace_of(record):
             line["trace"] = trace

@@ -75,6 +75,7 @@ class GrpcServer:
         so_reuseport: Whether several servers may share the port. Off, so that a port in use is an error.
         tls: Certificate and key. None: not encrypted.
         port_file_dir: Folder into which `start` writes `<service>.port`. None: nowhere.
+        interceptors: Further interceptors, inside of those that all services have.
 
     Attributes:
         aio: The server that servicers are added to.
@@ -98,9 +99,10 @@ class GrpcServer:
         so_reuseport: bool = False,
         tls: TlsFiles | None = None,
         port_file_dir: Path | None = None,
+        interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]] = (),
     ) -> None:
         self.aio: grpc.aio.Server = grpc.aio.server(
-            interceptors=default_interceptors(default_deadline_s),
+            interceptors=[*default_interceptors(default_deadline_s), *interceptors],
             maximum_concurrent_rpcs=max_concurrent_rpcs,
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
@@ -130,7 +132,13 @@ class GrpcServer:
 
     @classmethod
     def from_settings(
-        cls, settings: ServiceSettings, *, service: str, port: int, service_names: Sequence[str]
+        cls,
+        settings: ServiceSettings,
+        *,
+        service: str,
+        port: int,
+        service_names: Sequence[str],
+        interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]] = (),
     ) -> GrpcServer:
         """Makes a server from the settings that all services share.
 
@@ -139,6 +147,7 @@ class GrpcServer:
             service: Short name, as "trainer".
             port: Port to listen on.
             service_names: Full names of the gRPC services that will be added.
+            interceptors: Further interceptors.
         """
         return cls(
             host=settings.host,
@@ -152,6 +161,7 @@ class GrpcServer:
             default_deadline_s=settings.default_deadline_seconds,
             tls=TlsFiles.from_settings(settings),
             port_file_dir=settings.port_file_dir,
+            interceptors=interceptors,
         )
 
     async def start(self) -> None:

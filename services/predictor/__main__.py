@@ -11,6 +11,8 @@ from services.common.model_repository import ModelRepository
 from services.common.program import run_program
 from services.common.server import GrpcServer, TlsFiles, announce_listening
 from services.predictor import kserve_servicer, servicer
+from services.predictor.access import Access
+from services.predictor.access_interceptor import AccessInterceptor
 from services.predictor.inference import InferenceRunner
 from services.predictor.kserve_servicer import KServeServicer
 from services.predictor.metrics import MetricsServer
@@ -31,11 +33,13 @@ logger = logging.getLogger(__name__)
 
 async def serve(settings: PredictorSettings) -> None:
     """Serves until the process is asked to stop."""
+    access = Access(settings.predictor_keys_file)
     server = GrpcServer.from_settings(
         settings,
         service=SERVICE,
         port=settings.predictor_grpc_port,
         service_names=[servicer.SERVICE_NAME, kserve_servicer.SERVICE_NAME],
+        interceptors=[AccessInterceptor(access)] if access.guarded else [],
     )
     models = ModelServer(
         ModelRepository(settings.resolved_model_repository),
@@ -48,13 +52,14 @@ async def serve(settings: PredictorSettings) -> None:
         settings.predictor_threads,
         ResponseCache(settings.predictor_response_cache_bytes),
         tracer,
+        access,
     )
     shared_memory = SharedMemory(allowed=settings.resolved_shared_memory)
     kserve = KServeServicer(models, runner, server.draining, shared_memory, tracer)
     servicer.add_to(server, PredictorServicer(models, runner, server.draining))
     kserve_servicer.add_to(server, kserve)
     with contextlib.closing(runner):
-        metrics = MetricsServer(models, settings.host, settings.predictor_metrics_port)
+        metrics = MetricsServer(models, settings.host, settings.predictor_metrics_port, access)
         with contextlib.closing(metrics):
             await server.start()
             rest = RestServer(
@@ -65,6 +70,7 @@ async def serve(settings: PredictorSettings) -> None:
                 deadline_s=settings.default_deadline_seconds,
                 max_concurrent=settings.max_concurrent_rpcs,
                 tls=TlsFiles.from_settings(settings),
+                access=access,
             )
             announce_listening(METRICS, metrics.port, settings.port_file_dir)
             announce_listening(REST, rest.port, settings.port_file_dir)

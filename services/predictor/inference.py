@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.common.errors import ResourceExhaustedError
+from services.predictor.access import Access
 from services.predictor.batching import (
     MAX_BATCH_WAFERS,
     Batcher,
@@ -56,6 +57,7 @@ class InferenceRunner:
         threads: Runs at a time. Default: one a core, because each session works with one thread.
         cache: Keeps the answers of models that ask for it. Default: nothing is kept.
         tracer: Traces requests. Default: nothing is traced.
+        access: Counts what callers ask for. Default: everybody may ask for everything.
     """
 
     def __init__(
@@ -64,12 +66,14 @@ class InferenceRunner:
         threads: int | None = None,
         cache: ResponseCache | None = None,
         tracer: Tracer | None = None,
+        access: Access | None = None,
     ) -> None:
         self._max_waiting_wafers = max_waiting_wafers
         self._waiting_wafers = 0
         self._batcher = Batcher(threads)
         self._cache = cache or ResponseCache(0)
         self._tracer = tracer or Tracer()
+        self._access = access or Access()
 
     async def run(
         self, model: LoadedModel, grids: Grids, outputs: Sequence[str], wishes: Wishes = NO_WISHES
@@ -143,6 +147,7 @@ class InferenceRunner:
         wishes: Wishes,
     ) -> Outputs:
         """Returns the answer of one call, out of the cache or from the model, and counts it."""
+        self._access.admit(model.name, items)
         start = time.perf_counter()
         traced = self._tracer.wants(model.name)
         runs: list[Run] = []

@@ -18,6 +18,7 @@ from services.common.model_repository import checked_model_id
 from services.common.server import GrpcServer
 from services.common.streams import until_draining
 from services.predictor import kserve_converters as converters
+from services.predictor.access import allowed, check_manager, check_model
 from services.predictor.domain import STREAM_AGAIN
 from services.predictor.inference import InferenceRunner
 from services.predictor.log_settings import LogSettings
@@ -141,10 +142,11 @@ class KServeServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         """Returns what one version, all versions of a model, or each of them has done."""
         version = converters.version_from_text(request.version)
         if request.name:
+            check_model(request.name)
             newest = self._models.get(request.name, version)
             models = [newest] if version else [each for each in self._models.loaded() if each.name == newest.name]
         else:
-            models = self._models.loaded()
+            models = [each for each in self._models.loaded() if allowed(each.name)]
         return grpc_service_pb2.ModelStatisticsResponse(
             model_stats=[converters.statistics_to_proto(each) for each in models]
         )
@@ -156,7 +158,7 @@ class KServeServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         _check_repository(request.repository_name)
         entries = await asyncio.to_thread(self._models.index)
         return converters.index_to_proto(
-            [each for each in entries if each.state is ModelState.READY or not request.ready]
+            [each for each in entries if (each.state is ModelState.READY or not request.ready) and allowed(each.name)]
         )
 
     async def RepositoryModelLoad(
@@ -164,6 +166,7 @@ class KServeServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     ) -> grpc_service_pb2.RepositoryModelLoadResponse:
         """Loads a model, perhaps with a configuration or files sent along, in the place of what serves."""
         _check_repository(request.repository_name)
+        check_manager()
         override, files = converters.load_parameters_from_proto(request)
         await asyncio.to_thread(self._models.load, checked_model_id(request.model_name), override, files)
         return grpc_service_pb2.RepositoryModelLoadResponse()
@@ -173,6 +176,7 @@ class KServeServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     ) -> grpc_service_pb2.RepositoryModelUnloadResponse:
         """Takes a model out of service."""
         _check_repository(request.repository_name)
+        check_manager()
         converters.check_unload_parameters(request)
         await asyncio.to_thread(self._models.unload, checked_model_id(request.model_name))
         return grpc_service_pb2.RepositoryModelUnloadResponse()
@@ -219,6 +223,8 @@ class KServeServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: grpc_service_pb2.TraceSettingRequest, context: _Context = None
     ) -> grpc_service_pb2.TraceSettingResponse:
         """Changes what is traced and returns what is."""
+        if request.settings:
+            check_manager()
         if request.model_name:
             self._models.get(request.model_name)
         self._tracer.change(converters.trace_changes_from_proto(request), request.model_name)
@@ -228,10 +234,13 @@ class KServeServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: grpc_service_pb2.LogSettingsRequest, context: _Context = None
     ) -> grpc_service_pb2.LogSettingsResponse:
         """Changes what is logged and returns what is."""
+        if request.settings:
+            check_manager()
         self._log_settings.change(converters.log_changes_from_proto(request))
         return converters.log_to_proto(self._log_settings.settings())
 
     def _model(self, name: str, version: str) -> LoadedModel:
+        check_model(name)
         return self._models.get(name, converters.version_from_text(version))
 
     def _versions(self, name: str) -> list[int]:

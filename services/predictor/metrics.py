@@ -14,6 +14,7 @@ from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from services.common.errors import FailedPreconditionError
+from services.predictor.access import Access
 from services.predictor.model_server import LoadedModel, ModelServer
 from services.predictor.statistics import LATENCY_BUCKETS_S, ModelStatistics
 
@@ -79,10 +80,12 @@ class ModelCollector(Collector):
 
     Args:
         models: The models.
+        access: What callers asked for.
     """
 
-    def __init__(self, models: ModelServer) -> None:
+    def __init__(self, models: ModelServer, access: Access) -> None:
         self._models = models
+        self._access = access
 
     def collect(self) -> Iterator[Metric]:
         """Yields the metrics as they are now."""
@@ -109,6 +112,12 @@ class ModelCollector(Collector):
         for each in loaded:
             batches.add_metric([each.name, str(each.version)], *_batch_sizes(each.statistics))
         yield batches
+        if self._access.guarded:
+            keys = Metric("teachwafer_predictor_key_requests", "Requests by key, let through or refused", "untyped")
+            for (key, model, let_through), count in sorted(self._access.counts.items()):
+                labels = {"key": key, "model": model, "outcome": "admitted" if let_through else "refused"}
+                keys.add_sample(keys.name, labels, count)
+            yield keys
         yield from _machine()
 
 
@@ -119,6 +128,7 @@ class MetricsServer:
         models: The models.
         host: Address to listen on.
         port: Port; 0 takes a free one.
+        access: What callers asked for. Default: nobody needs a key.
 
     Attributes:
         port: Port that it listens on.
@@ -127,9 +137,9 @@ class MetricsServer:
         FailedPreconditionError: The port is not to be had.
     """
 
-    def __init__(self, models: ModelServer, host: str, port: int) -> None:
+    def __init__(self, models: ModelServer, host: str, port: int, access: Access | None = None) -> None:
         registry = CollectorRegistry()
-        registry.register(ModelCollector(models))
+        registry.register(ModelCollector(models, access or Access()))
         try:
             self._server, self._thread = start_http_server(port, host, registry)
         except OSError as error:

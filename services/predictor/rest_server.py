@@ -36,9 +36,10 @@ from services.common.errors import (
     UnavailableError,
 )
 from services.common.interceptors import INTERNAL_MESSAGE, REQUEST_ID_KEY
-from services.common.logs import request_id_var
+from services.common.logs import caller_name_var, request_id_var
 from services.common.server import TlsFiles
 from services.predictor import rest_converters as converters
+from services.predictor.access import HEADER, Access, caller_var
 from services.predictor.kserve_servicer import KServeServicer
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -61,6 +62,7 @@ STATUS = {
 """HTTP status of each code, Triton's where it has the code; 500 of the others."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+_PROBES = "/v2/health/"
 _LEAST_COMPRESSED = 1024
 _WINDOW_BITS = {"gzip": 31, "deflate": 15}
 
@@ -81,6 +83,7 @@ class RestServer:
         deadline_s: Time for a call, seconds.
         max_concurrent: Calls served at a time; further ones get 503. None: no limit.
         tls: Certificate and key. None: not encrypted.
+        access: Knows callers by their keys. Default: everybody may call.
 
     Attributes:
         port: Port that it listens on.
@@ -100,8 +103,9 @@ class RestServer:
         deadline_s: float = 300.0,
         max_concurrent: int | None = None,
         tls: TlsFiles | None = None,
+        access: Access | None = None,
     ) -> None:
-        app = _Application(handlers, asyncio.get_running_loop(), max_body_bytes, deadline_s)
+        app = _Application(handlers, asyncio.get_running_loop(), max_body_bytes, deadline_s, access or Access())
         context = _context(tls)
         config = uvicorn.Config(
             app.app,
@@ -140,15 +144,22 @@ class _Application:
         loop: Where it does.
         max_body_bytes: Largest body, bytes.
         deadline_s: Time for a call, seconds.
+        access: Knows callers by their keys.
     """
 
     def __init__(
-        self, handlers: KServeServicer, loop: asyncio.AbstractEventLoop, max_body_bytes: int, deadline_s: float
+        self,
+        handlers: KServeServicer,
+        loop: asyncio.AbstractEventLoop,
+        max_body_bytes: int,
+        deadline_s: float,
+        access: Access,
     ) -> None:
         self._handlers = handlers
         self._loop = loop
         self._max_body_bytes = max_body_bytes
         self._deadline_s = deadline_s
+        self._access = access
         get, post = ["GET"], ["POST"]
         routes = [
             ("/v2", get, self._server_metadata),
@@ -179,9 +190,22 @@ class _Application:
                 (f"{path}/infer", post, self._infer),
             ]
         self.app = Starlette(
-            routes=[Route(path, _observed(handler), methods=methods) for path, methods, handler in routes],
+            routes=[Route(path, _observed(self._known(handler)), methods=methods) for path, methods, handler in routes],
             exception_handlers={HTTPException: _no_such_address},
         )
+
+    def _known(self, handler: Handler) -> Handler:
+        """Returns a handler that notes whose call it is; whether the server is ready is for everybody."""
+
+        async def handle(request: Request) -> Response:
+            if not request.url.path.startswith(_PROBES):
+                # It goes with the call into the loop of the handlers, as the request id does.
+                caller = self._access.caller(request.headers.get(HEADER, ""))
+                caller_var.set(caller)
+                caller_name_var.set(caller.name if caller else "")
+            return await handler(request)
+
+        return handle
 
     async def _live(self, request: Request) -> Response:
         answer = await self._ask(self._handlers.ServerLive(grpc_service_pb2.ServerLiveRequest()))
@@ -354,7 +378,7 @@ def _observed(handler: Handler) -> Handler:
 
 
 def _log(request: Request, code: str, seconds: float) -> None:
-    probe = request.url.path.startswith("/v2/health/")
+    probe = request.url.path.startswith(_PROBES)
     level = logging.DEBUG if probe else logging.WARNING if code in ("INTERNAL", "DATA_LOSS") else logging.INFO
     peer = f"{request.client.host}:{request.client.port}" if request.client else ""
     facts = {"method": f"{request.method} {request.url.path}", "code": code, "ms": round(seconds * 1000, 2)}

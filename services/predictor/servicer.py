@@ -14,6 +14,7 @@ from services.common.server import GrpcServer
 from services.common.streams import until_draining
 from services.common.wafer_map import WaferMap
 from services.predictor import converters
+from services.predictor.access import allowed, check_model
 from services.predictor.batching import Outputs
 from services.predictor.domain import STREAM_AGAIN, Answer, confidence_of, decide, heat_on_dies, patterns_of, rank
 from services.predictor.inference import InferenceRunner
@@ -57,11 +58,16 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
     ) -> predictor_pb2.ListModelsResponse:
         """Returns the versions in service of models of wafers."""
         return predictor_pb2.ListModelsResponse(
-            models=[converters.loaded_to_proto(each) for each in self._models.loaded() if each.session.takes_wafers]
+            models=[
+                converters.loaded_to_proto(each)
+                for each in self._models.loaded()
+                if each.session.takes_wafers and allowed(each.name)
+            ]
         )
 
     async def _classify(self, request: predictor_pb2.ClassifyRequest) -> predictor_pb2.ClassifyResponse:
         converters.check_request(request)
+        check_model(request.model)
         # Held from here on, so that a swap in between does not mix the answers of two versions.
         model = self._models.get(request.model, request.version)
         if not model.session.takes_wafers:

@@ -43,6 +43,9 @@ class PredictorSettings(ServiceSettings):
     predictor_trace_file: Path | None = None
     """File of the traces that TraceSetting turns on. Absent: a file in `home`."""
 
+    predictor_keys_file: Path | None = None
+    """JSON file of the keys that callers have to show; `python -m services.predictor.keys` adds to it. Absent: none."""
+
     @property
     def resolved_shared_memory(self) -> bool:
         """Whether callers may use shared memory of this machine."""

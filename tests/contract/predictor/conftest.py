@@ -16,6 +16,8 @@ from teachwafer.predictor.v1 import predictor_pb2_grpc
 
 from services.common.model_repository import ModelRepository
 from services.predictor import kserve_servicer, servicer
+from services.predictor.access import Access
+from services.predictor.access_interceptor import AccessInterceptor
 from services.predictor.inference import InferenceRunner
 from services.predictor.kserve_servicer import KServeServicer
 from services.predictor.log_settings import LogSettings
@@ -71,12 +73,14 @@ def serve(tmp_path: Path) -> Serve:
         threads: int | None = None,
         log_settings: LogSettings | None = None,
         max_body_bytes: int = 1 << 20,
+        access: Access | None = None,
+        key: str = "",
     ) -> AsyncIterator[Server]:
         root = tmp_path / "models"
         models = ModelServer(ModelRepository(root), control, threads)
         traces = tmp_path / "trace.json"
         tracer = Tracer(traces)
-        runner = InferenceRunner(4096, threads, ResponseCache(1 << 20), tracer)
+        runner = InferenceRunner(4096, threads, ResponseCache(1 << 20), tracer, access)
         draining = asyncio.Event()
         handlers = KServeServicer(models, runner, draining, SharedMemory(allowed=shared_memory), tracer, log_settings)
         await asyncio.to_thread(models.load_all)
@@ -89,9 +93,14 @@ def serve(tmp_path: Path) -> Serve:
 
         names = (servicer.SERVICE_NAME, kserve_servicer.SERVICE_NAME)
         with contextlib.closing(runner):
-            rest = RestServer(handlers, "127.0.0.1", 0, max_body_bytes=max_body_bytes)
+            rest = RestServer(handlers, "127.0.0.1", 0, max_body_bytes=max_body_bytes, access=access)
             async with (
-                serving(add, service_names=names) as served,
+                serving(
+                    add,
+                    service_names=names,
+                    client={"key": key},
+                    interceptors=[AccessInterceptor(access)] if access else [],
+                ) as served,
                 serving_rest(rest),
                 httpx.AsyncClient(base_url=f"http://127.0.0.1:{rest.port}", timeout=60) as client,
             ):
