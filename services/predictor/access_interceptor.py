@@ -55,8 +55,9 @@ def _refusal(handler: Any, error: UnauthenticatedError) -> Any:
         raise error
 
     async def many(request: Any, context: Any) -> AsyncIterator[Any]:
-        for none in ():  # what makes it a generator
-            yield none
+        nothing: tuple[Any, ...] = ()
+        for response in nothing:  # what makes it a generator
+            yield response
         raise error
 
     make = HANDLER_FACTORIES[handler.request_streaming, handler.response_streaming]
