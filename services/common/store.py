@@ -173,6 +173,8 @@ class BlobStore:
 
         Of several writers at a time one wins. Some S3 servers ignore the condition: see `probe`.
         """
+        if self._folder is not None and isinstance(data, Path):
+            return self._link_if_absent(key, data)
         try:
             with _errors(key):
                 obstore.put(self._client, checked_key(key), data, mode="create")
@@ -254,6 +256,19 @@ class BlobStore:
         finally:
             self.delete(key)
         return StoreProbe(put_if_absent=created and refused, put_if_match=replaced and stale_refused)
+
+    def _link_if_absent(self, key: str, file: Path) -> bool:
+        # A conditional write takes the whole file into memory; a plain one is streamed, and its copy is a hard link.
+        staged = f"{checked_key(key)}.{uuid.uuid4().hex}"
+        try:
+            with _errors(key):
+                obstore.put(self._client, staged, file)
+                obstore.copy(self._client, staged, key, overwrite=False)
+        except _PreconditionFailed:
+            return False
+        finally:
+            self.delete(staged)
+        return True
 
     def _put_if_match_locally(self, folder: Path, key: str, data: bytes, etag: str) -> bool:
         # A local folder has no conditional replacement of its own: one lock file for the whole store gives it.
