@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -222,17 +222,7 @@ def request_to_proto(request: GenerationRequest) -> generator_pb2.ClassGeneratio
     if request.method is Method.LEARNED:
         message.learned.CopyFrom(generator_pb2.Learned(steps=request.steps))
         return message
-    wanted = request.variations
-    message.variations.CopyFrom(
-        generator_pb2.Variations(
-            rotation_degrees=wanted.rotation_degrees,
-            shear=wanted.shear,
-            horizontal_mirror=wanted.horizontal_mirror,
-            vertical_mirror=wanted.vertical_mirror,
-            shift=wanted.shift,
-            die_noise=wanted.die_noise,
-        )
-    )
+    message.variations.CopyFrom(generator_pb2.Variations(**asdict(request.variations)))
     return message
 
 
@@ -242,7 +232,7 @@ def request_from_proto(message: generator_pb2.ClassGeneration) -> GenerationRequ
         steps = message.learned.steps if message.learned.HasField("steps") else None
         return GenerationRequest(message.class_id, message.count, Method.LEARNED, steps=steps)
     wanted: Any = message.variations
-    names = ("rotation_degrees", "shear", "horizontal_mirror", "vertical_mirror", "shift", "die_noise")
+    names = (field.name for field in fields(VariationOptions))
     given = {name: getattr(wanted, name) for name in names if wanted.HasField(name)}
     return GenerationRequest(message.class_id, message.count, Method.VARIATIONS, VariationOptions(**given))
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import io
 import uuid
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import typer
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from gateway.cli.following import cancelled_with_command, follow_generation
 from gateway.cli.options import GeneratorAddress, Home, Json, Local, Reach, Session
 from gateway.cli.output import Output
 from gateway.cli.wafers import Frozen, Grid, TaughtWafers, class_id, described, freeze, read_taught
-from gateway.values import GenerationRequest, GenerationRun, Method
+from gateway.values import GenerationRequest, GenerationRun, Method, VariationOptions
 from services.common.dataset import open_dataset
 from services.common.errors import AlreadyExistsError, InvalidArgumentError
 from services.common.store import BlobStore, open_store
@@ -34,7 +34,7 @@ _PIXELS = 4
 class ClassStatus(BaseModel):
     """How to make wafers of one class: one entry of `--status`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     name: str
     """Name of the class's folder."""
@@ -42,6 +42,78 @@ class ClassStatus(BaseModel):
     """Whether to teach a generator on the class; false varies its wafers."""
     count: int | None = Field(default=None, ge=1, le=1_000_000)
     """Wafers to make. Absent: `--count`."""
+    rotation_degrees: float | None = Field(default=None, ge=0, le=180)
+    """This and what follows: settings of variations of this class. Absent: the option of the same name."""
+    shear: float | None = Field(default=None, ge=0, le=0.3)
+    horizontal_mirror: bool | None = None
+    vertical_mirror: bool | None = None
+    shift: float | None = Field(default=None, ge=0, le=0.2)
+    die_noise: float | None = Field(default=None, ge=0, le=0.2)
+    strength: float | None = Field(default=None, ge=0, le=0.5)
+    handedness: bool | None = None
+
+    @model_validator(mode="after")
+    def _settings_of_variations_alone(self) -> Self:
+        if self.ai_use and self.variations(VariationOptions()) != VariationOptions():
+            raise ValueError("settings of variations need ai_use false: a learned generator has none of them")
+        return self
+
+    def variations(self, otherwise: VariationOptions) -> VariationOptions:
+        """Returns the settings of the class, with others in the place of those that it leaves open."""
+        own = {each.name: getattr(self, each.name) for each in fields(VariationOptions)}
+        return replace(otherwise, **{name: value for name, value in own.items() if value is not None})
+
+
+_PANEL = "Settings of variations (ai_use false); left out, what is legal for the pattern"
+
+Rotation = Annotated[
+    float | None,
+    typer.Option(min=0, max=180, rich_help_panel=_PANEL, help="Largest rotation to either side, degrees (180)."),
+]
+Shear = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=0.3, rich_help_panel=_PANEL, help="Largest shear, share of the wafer (0.05; 0 for die-row patterns)."
+    ),
+]
+HorizontalMirror = Annotated[
+    bool | None, typer.Option(rich_help_panel=_PANEL, help="Mirror half of the wafers left to right (yes).")
+]
+VerticalMirror = Annotated[
+    bool | None, typer.Option(rich_help_panel=_PANEL, help="Mirror half of the wafers top to bottom (yes).")
+]
+Shift = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=0.2,
+        rich_help_panel=_PANEL,
+        help="Largest shift of the pattern, share of the radius (0.03; 0 for edge and die-row patterns).",
+    ),
+]
+DieNoise = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=0.2, rich_help_panel=_PANEL, help="Share of dies whose result is flipped at random (0.005)."
+    ),
+]
+Strength = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=0.5,
+        rich_help_panel=_PANEL,
+        help="Largest change of the pattern's strength: share of its failed dies that pass on half of the wafers, of "
+        "its passed dies that fail on the others (0.1).",
+    ),
+]
+Handedness = Annotated[
+    bool | None,
+    typer.Option(
+        rich_help_panel=_PANEL,
+        help="The pattern tells left from right, as a swirl does: mirror nothing (no).",
+    ),
+]
 
 
 def generate(
@@ -55,7 +127,8 @@ def generate(
         str,
         typer.Option(
             help='What to make, JSON: \'[{"name":"class1","ai_use":true},{"name":"class2","ai_use":false}]\'. '
-            "ai_use true teaches a generator on the class (20 wafers at least), false varies its wafers. "
+            "ai_use true teaches a generator on the class (20 wafers at least), false varies its wafers; count and the "
+            'settings of variations may be said for each class as well, as in "handedness":true. '
             "Default: vary the wafers of every class."
         ),
     ] = "",
@@ -66,6 +139,14 @@ def generate(
         typer.Option("--format", help="A wafer set a class, which keeps every die exactly, or a picture a wafer."),
     ] = "npz",
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")] = 0,
+    rotation_degrees: Rotation = None,
+    shear: Shear = None,
+    horizontal_mirror: HorizontalMirror = None,
+    vertical_mirror: VerticalMirror = None,
+    shift: Shift = None,
+    die_noise: DieNoise = None,
+    strength: Strength = None,
+    handedness: Handedness = None,
     home: Home = None,
     local: Local = False,
     generator_address: GeneratorAddress = "",
@@ -78,8 +159,18 @@ def generate(
             "folder", str(target), f"Expected a new or empty folder to write to. Received: {target}. Choose --out."
         )
     wanted = parse_status(status)
+    options = VariationOptions(
+        rotation_degrees=rotation_degrees,
+        shear=shear,
+        horizontal_mirror=horizontal_mirror,
+        vertical_mirror=vertical_mirror,
+        shift=shift,
+        die_noise=die_noise,
+        strength=strength,
+        handedness=handedness,
+    )
     reach = Reach.to(home, local, generator=generator_address)
-    asyncio.run(_generate(Output(as_json), reach, generating_dir, wanted, count, target, file_format, seed))
+    asyncio.run(_generate(Output(as_json), reach, generating_dir, wanted, count, options, target, file_format, seed))
 
 
 def parse_status(status: str) -> list[ClassStatus]:
@@ -111,13 +202,14 @@ async def _generate(
     folder: Path,
     wanted: list[ClassStatus],
     count: int,
+    options: VariationOptions,
     target: Path,
     file_format: str,
     seed: int,
 ) -> None:
     """Reads, freezes, makes, writes, tells."""
     taught = read_taught(folder)
-    wanted_of = requests(wanted, taught, count)
+    wanted_of = requests(wanted, taught, count, options)
     store = open_store(reach.settings().resolved_store_url)
     frozen = freeze(store, taught, hold_back=False)
     if taught.skipped:
@@ -130,13 +222,16 @@ async def _generate(
     output.result(generation_json(ended, frozen) | {"out": str(target), "written": written})
 
 
-def requests(wanted: list[ClassStatus], taught: TaughtWafers, count: int) -> list[GenerationRequest]:
+def requests(
+    wanted: list[ClassStatus], taught: TaughtWafers, count: int, options: VariationOptions | None = None
+) -> list[GenerationRequest]:
     """Returns what to ask the generator for.
 
     Args:
         wanted: What the person asked for; empty varies every class.
         taught: The wafers that there are.
         count: Wafers of a class that says nothing itself.
+        options: Settings of variations of a class that says nothing itself.
 
     Raises:
         InvalidArgumentError: A class comes twice, or there is no folder of its name.
@@ -153,7 +248,10 @@ def requests(wanted: list[ClassStatus], taught: TaughtWafers, count: int) -> lis
             )
     return [
         GenerationRequest(
-            class_id(each.name), each.count or count, Method.LEARNED if each.ai_use else Method.VARIATIONS
+            class_id(each.name),
+            each.count or count,
+            Method.LEARNED if each.ai_use else Method.VARIATIONS,
+            each.variations(options or VariationOptions()),
         )
         for each in wanted
     ]

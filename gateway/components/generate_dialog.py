@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from typing import Final
+from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
+from typing import Any, Final
 
 from nicegui import ui
 
@@ -21,6 +24,7 @@ from gateway.components.base import (
     set_share,
 )
 from gateway.components.frame import View
+from gateway.components.setting import setting
 from gateway.components.wafer_strip import Thumb, WaferStrip
 from gateway.values import (
     Counts,
@@ -32,9 +36,10 @@ from gateway.values import (
     JobStateChanged,
     Method,
     Task,
+    VariationOptions,
     WaferClass,
 )
-from gateway.views.generation import progress_text, realism_sentences
+from gateway.views.generation import VARIATION_STEPS, progress_text, realism_sentences, variation_options
 from gateway.views.projects import problem_text
 
 LEARNED_NEEDS: Final = 20
@@ -64,6 +69,7 @@ class GenerateDialog:
         self._class = of_class
         self._counts = counts
         self._method = Method.VARIATIONS
+        self._settings: dict[str, Any] = {}
         self._room = view.portal.studio.generation
         t = view.t
         with dialog(t("generate.title", name=of_class.name), t("app.close")) as self._window:
@@ -99,11 +105,13 @@ class GenerateDialog:
                 Text(t("generate.count"), "tw-label tw-grow")
                 count = ui.number(value=DEFAULT_COUNT, min=1, max=MAX_COUNT, step=1, precision=0)
                 count.props("outlined dense").style("width:120px").props["aria-label"] = t("generate.count")
+            self._variation_settings()
 
         async def start() -> None:
             async with self._view.doing():
+                wanted = max(1, min(MAX_COUNT, int(count.value or DEFAULT_COUNT)))
                 request = GenerationRequest(
-                    self._class.class_id, max(1, min(MAX_COUNT, int(count.value or DEFAULT_COUNT))), self._method
+                    self._class.class_id, wanted, self._method, variation_options(self._answers())
                 )
                 run = await self._room.start(
                     self._class.project_id, [request], seed=secrets.randbelow(2**31), request_id=secrets.token_hex(16)
@@ -136,12 +144,33 @@ class GenerateDialog:
             if method is Method.LEARNED and why:
                 return
             self._method = method
+            if self._settings:
+                self._advanced.set_visibility(method is Method.VARIATIONS)
             for each, element in choices.items():
                 set_attributes(element, aria_checked="true" if each is method else "false")
 
         for method, element in choices.items():
             element.on("click", lambda method=method: choose(method), args=[])
         choose(self._method)
+
+    def _variation_settings(self) -> None:
+        """Every setting of variations with a help text; left alone, each is what suits the pattern."""
+        t = self._view.t
+        choices = {"": t("generate.as_suits"), "yes": t("generate.yes"), "no": t("generate.no")}
+        with box("tw-advanced", tag="details") as self._advanced:
+            Text(t("train.advanced"), tag="summary")
+            with box("tw-stack"):
+                Text(t("generate.settings_text"), "tw-faint")
+                for name in (each.name for each in fields(VariationOptions)):
+                    make: Callable[[], Any] = partial(ui.select, choices, value="")
+                    if name in VARIATION_STEPS:
+                        highest, step = VARIATION_STEPS[name]
+                        make = partial(ui.number, min=0, max=highest, step=step, placeholder=t("generate.as_suits"))
+                    self._settings[name] = setting(self._view, f"generate.{name}", make)
+        self._advanced.set_visibility(self._method is Method.VARIATIONS)
+
+    def _answers(self) -> dict[str, Any]:
+        return {name: element.value for name, element in self._settings.items()}
 
     async def _follow(self, run: GenerationRun) -> None:
         """Shows a generation until it ends, then what it made."""

@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import Any, Final
 
 from nicegui import ui
-from nicegui.element import Element
 
 from gateway.components.base import Text, bar, box, button, heading, link, note, set_attributes, set_share
 from gateway.components.frame import View
+from gateway.components.setting import setting
 from gateway.components.wires import Wires
 from gateway.values import Board, Evaluation, JobState, ModelSize, Task, TrainingOptions, TrainingRun
 from gateway.views.evaluation import outcome_sentence
@@ -252,21 +252,7 @@ class _Advanced:
         self._add(key, lambda: ui.number(value=value, min=low, max=high, step=step))
 
     def _add(self, key: str, make: Callable[[], Any]) -> None:
-        t = self._view.t
-        name = t(f"train.{key}")
-        with box("tw-setting"):
-            with box("tw-row tight"):
-                Text(name)
-                helper = Text("?", "tw-help", tag="button")
-                set_attributes(helper, type="button", aria_label=t("train.help_for", name=name), aria_expanded="false")
-            element = make()
-            if not isinstance(element, ui.switch):
-                element.props("outlined dense")
-            element.props["aria-label"] = name
-            text = Text(t(f"train.{key}_help"), "tw-help-text")
-            text.set_visibility(False)
-        helper.on("click", lambda: _toggle(helper, text), args=[])
-        self._inputs[key] = element
+        self._inputs[key] = setting(self._view, f"train.{key}", make)
 
     def _reset(self) -> None:
         for key, element in self._inputs.items():
@@ -281,8 +267,3 @@ class _Advanced:
             if element.value is not None:
                 values[key] = type(default)(element.value)
         return replace(self._defaults, **values)
-
-
-def _toggle(helper: Element, text: Element) -> None:
-    text.set_visibility(not text.visible)
-    set_attributes(helper, aria_expanded="true" if text.visible else "false")

@@ -31,6 +31,9 @@ class VariationOptions:
         vertical_mirror: Whether wafers may be mirrored top to bottom.
         shift: Largest shift, share of the wafer, 0 to 0.2.
         die_noise: Share of dies flipped at random, 0 to 0.2.
+        strength: Largest change of the pattern's strength, 0 to 0.5: the share of its failed dies that pass, or of its
+            passed dies that fail.
+        handedness: Whether the pattern tells left from right, as a swirl does; nothing is mirrored then.
     """
 
     rotation_degrees: float | None = None
@@ -39,6 +42,8 @@ class VariationOptions:
     vertical_mirror: bool | None = None
     shift: float | None = None
     die_noise: float | None = None
+    strength: float | None = None
+    handedness: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Final
+
 from gateway.i18n import Messages
-from gateway.values import GenerationProgress, JobState, Realism
+from gateway.values import GenerationProgress, JobState, Realism, VariationOptions
 
 CLOSE, FAR = 0.5, 1.6
 """Bounds of the distance to real wafers, as a multiple of the real wafers' distance to one another."""
 SEEN_LESS = 0.15
 """Share by which fewer generated than real wafers may be recognised before it is worth a warning."""
+VARIATION_STEPS: Final = {
+    "rotation_degrees": (180, 5),
+    "shear": (0.3, 0.01),
+    "shift": (0.2, 0.01),
+    "die_noise": (0.2, 0.005),
+    "strength": (0.5, 0.05),
+}
+"""Largest value and step of each setting of variations that is a number; the others are yes or no."""
+
+
+def variation_options(answers: Mapping[str, Any]) -> VariationOptions:
+    """Returns settings of variations as a person left them.
+
+    Args:
+        answers: Of each setting a number or None, or `yes`, `no` or "". None and "" leave it to what suits the pattern.
+    """
+    words = {"": None, "yes": True, "no": False}
+    values: dict[str, Any] = {
+        name: words[answer] if isinstance(answer, str) else None if answer is None else float(answer)
+        for name, answer in answers.items()
+    }
+    return VariationOptions(**values)
 
 
 def realism_sentences(t: Messages, realism: Realism) -> list[tuple[str, str]]:

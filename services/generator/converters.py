@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from services.generator.domain import (
 )
 from services.generator.simulator import DEFAULT_WAFERS_PER_LOT, PATTERNS, SimulatedBatch, SimulatedClass
 
-_VARIATION_NAMES = ("rotation_degrees", "shear", "horizontal_mirror", "vertical_mirror", "shift", "die_noise")
+_VARIATION_NAMES = tuple(field.name for field in fields(VariationOptions))
 _MAX_SIMULATED = 100_000
 
 

@@ -34,6 +34,9 @@ class VariationOptions:
         vertical_mirror: Whether wafers may be mirrored top to bottom.
         shift: Largest shift of the pattern, as a share of the wafer's radius, 0 to 0.2.
         die_noise: Share of dies whose result is flipped at random, 0 to 0.2.
+        strength: Largest change of the pattern's strength, 0 to 0.5: the share of its failed dies that pass, or of its
+            passed dies that fail.
+        handedness: Whether the pattern tells left from right, as a swirl does; nothing is mirrored then.
     """
 
     rotation_degrees: float | None = None
@@ -42,9 +45,17 @@ class VariationOptions:
     vertical_mirror: bool | None = None
     shift: float | None = None
     die_noise: float | None = None
+    strength: float | None = None
+    handedness: bool | None = None
 
 
-VARIATION_RANGES: Mapping[str, float] = {"rotation_degrees": 180.0, "shear": 0.3, "shift": 0.2, "die_noise": 0.2}
+VARIATION_RANGES: Mapping[str, float] = {
+    "rotation_degrees": 180.0,
+    "shear": 0.3,
+    "shift": 0.2,
+    "die_noise": 0.2,
+    "strength": 0.5,
+}
 """Largest value of each numeric option; the smallest is 0."""
 
 
@@ -277,6 +288,11 @@ def _wrong_options(method: VariationOptions | LearnedOptions, path: str) -> list
         if value is not None and highest is not None and not 0 <= value <= highest:
             text = f"Expected 0 to {highest:g}. Received: {value}."
             wrong.append(FieldViolation(f"{path}.variations.{field.name}", text))
+    if method.handedness:
+        for name in ("horizontal_mirror", "vertical_mirror"):
+            if getattr(method, name):
+                text = "Expected false or nothing: a mirrored wafer of a class with handedness is of another class."
+                wrong.append(FieldViolation(f"{path}.variations.{name}", f"{text} Received: true."))
     return wrong
 
 

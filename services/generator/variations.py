@@ -61,8 +61,8 @@ def settings_for(options: VariationOptions, pattern: str) -> VariationSettings:
     """Returns the settings of a class: what was asked for, else what is legal for its pattern.
 
     A pattern at the edge is never shifted, one tied to the die rows is never sheared and turns by right angles. The
-    patterns of science have no handedness, so mirrors are legal for all; a class of the fab's own that has one must
-    switch them off.
+    patterns of science have no handedness, so mirrors are legal for all; a class of the fab's own may have one, and
+    nothing is mirrored then.
 
     Args:
         options: What was asked for.
@@ -76,6 +76,8 @@ def settings_for(options: VariationOptions, pattern: str) -> VariationSettings:
     asked = {name: value for name, value in asdict(options).items() if value is not None}
     if pattern in EDGE_PATTERNS:
         asked.pop("shift", None)
+    if asked.pop("handedness", False):
+        asked |= {"horizontal_mirror": False, "vertical_mirror": False}
     return replace(settings, **asked)
 
 

@@ -32,6 +32,8 @@ variations = st.builds(
     vertical_mirror=st.none() | st.booleans(),
     shift=optional_share,
     die_noise=optional_share,
+    strength=optional_share,
+    handedness=st.none() | st.booleans(),
 )
 learned = st.builds(LearnedOptions, steps=st.none() | st.integers(1, 100_000))
 requests = st.builds(ClassRequest, st.text(min_size=1), st.integers(1, 1_000_000), variations | learned)

@@ -164,13 +164,29 @@ async def test_wrong_values_name_their_field(stub, fields: dict[str, object], fi
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("rotation_degrees", 181), ("shear", 0.31), ("shift", -0.01), ("die_noise", 0.21), ("die_noise", "NaN")],
+    [
+        ("rotation_degrees", 181),
+        ("shear", 0.31),
+        ("shift", -0.01),
+        ("die_noise", 0.21),
+        ("die_noise", "NaN"),
+        ("strength", 0.6),
+    ],
 )
 async def test_options_out_of_range_name_their_field(stub, option: str, value: float | str) -> None:
     wanted = [{"class_id": "c1", "count": 1, "variations": {option: value}}]
     with pytest.raises(InvalidArgumentError) as caught:
         await stub.CreateGenerationJob(create(job(classes=wanted)))
     assert [each.field for each in caught.value.violations] == [f"generation_job.classes[0].variations.{option}"]
+
+
+async def test_a_class_with_handedness_cannot_be_mirrored(stub) -> None:
+    settings = {"handedness": True, "vertical_mirror": True, "horizontal_mirror": False}
+    wanted = [{"class_id": "c1", "count": 1, "variations": settings}]
+    with pytest.raises(InvalidArgumentError, match="handedness") as caught:
+        await stub.CreateGenerationJob(create(job(classes=wanted)))
+    fields = [each.field for each in caught.value.violations]
+    assert fields == ["generation_job.classes[0].variations.vertical_mirror"]
 
 
 async def test_an_edge_class_cannot_be_shifted(stub) -> None:

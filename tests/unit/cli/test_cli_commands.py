@@ -13,7 +13,7 @@ from gateway.cli.options import Reach, parse_model
 from gateway.cli.training import model_id_of
 from gateway.cli.wafers import TaughtWafers
 from gateway.supervisor import home_locked, serving_addresses
-from gateway.values import Method
+from gateway.values import Method, VariationOptions
 from services.common import errors
 from services.common.errors import FailedPreconditionError, InvalidArgumentError
 from services.common.formats import read_wafers
@@ -100,6 +100,16 @@ def test_status_is_checked():
     for wrong in ("[", '{"name":"x"}', '[{"name":"x"}]', '[{"name":"x","ai_use":true,"other":1}]', '[{"ai_use":true}]'):
         with pytest.raises(InvalidArgumentError, match="Expected --status as JSON"):
             parse_status(wrong)
+
+
+def test_settings_of_variations_come_from_the_class_before_the_options():
+    status = '[{"name":"a","ai_use":false,"handedness":true,"shear":0},{"name":"b","ai_use":false}]'
+    one, other = requests(parse_status(status), taught(a=3, b=2), 5, VariationOptions(shear=0.1, strength=0.3))
+    assert one.variations == VariationOptions(shear=0, strength=0.3, handedness=True)
+    assert other.variations == VariationOptions(shear=0.1, strength=0.3)
+    for wrong in ('"ai_use":true,"shear":0', '"ai_use":false,"strength":0.6', '"ai_use":false,"strength":NaN'):
+        with pytest.raises(InvalidArgumentError):
+            parse_status(f'[{{"name":"a",{wrong}}}]')
 
 
 def test_status_becomes_requests():

@@ -186,6 +186,9 @@ def test_patterns_on_the_die_rows_turn_by_right_angles_only() -> None:
     chosen = settings_for(VariationOptions(), "Shot-Grid")
     assert chosen.right_angles
     assert chosen.shear == chosen.shift == 0
+    handed = settings_for(VariationOptions(handedness=True, shear=0.1), "")
+    assert not handed.horizontal_mirror
+    assert not handed.vertical_mirror
     assert settings_for(VariationOptions(rotation_degrees=10, horizontal_mirror=False), "") == VariationSettings(
         rotation_degrees=10, horizontal_mirror=False
     )

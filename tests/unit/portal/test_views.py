@@ -2,7 +2,7 @@ import csv
 import io
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -36,10 +36,11 @@ from gateway.values import (
     SkippedEntry,
     StageStarted,
     Task,
+    VariationOptions,
     WaferInfo,
 )
 from gateway.views.evaluation import class_sentence, figures, matrix_rows, score_rows, summary_sentences
-from gateway.views.generation import realism_sentences
+from gateway.views.generation import VARIATION_STEPS, realism_sentences, variation_options
 from gateway.views.models import python_snippet
 from gateway.views.predictions import (
     answer_name,
@@ -362,6 +363,15 @@ def test_json_holds_the_same():
     assert content["model"] == "m"
     assert content["wafers"][0]["decision"] == "unknown"
     assert math.isclose(content["wafers"][0]["probabilities"]["a"], 0.4)
+
+
+def test_settings_left_alone_are_left_to_the_generator():
+    assert variation_options({"shear": None, "handedness": "", "strength": 0}) == VariationOptions(strength=0)
+    answers = {"rotation_degrees": 90, "vertical_mirror": "no", "handedness": "yes"}
+    expected = VariationOptions(rotation_degrees=90.0, vertical_mirror=False, handedness=True)
+    assert variation_options(answers) == expected
+    numbers = {each.name for each in fields(VariationOptions) if each.name in VARIATION_STEPS}
+    assert numbers == set(VARIATION_STEPS)
 
 
 def test_realism_is_said_in_words():
