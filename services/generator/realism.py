@@ -46,7 +46,7 @@ class RealismMeter:
 
     Args:
         real: Real wafers of the class, at least one.
-        expected: Generated wafers that will come; every one counts for fractions and copies, an even sample of at most
+        expected: Generated wafers that will come; every one counts for fractions and copies, a sample of at most
             2,000 for distances, and one of 500 for what the judges say.
         judges: What looks at them as trained networks do. None: nothing does, and its figures are None.
     """
@@ -63,7 +63,9 @@ class RealismMeter:
         self._usual = (min(fractions) - slack, max(fractions) + slack)
         self._real_keys = {content_key(grid) for grid in real}
         self._real_digests = np.unique(fail_digests(GridSequence.of(real)))
-        self._sample = even_places(expected, MOST_COMPARED)
+        # By chance: wafers come parent after parent, and even steps would meet the same few parents again and again.
+        chosen = np.random.default_rng(expected).choice(expected, min(expected, MOST_COMPARED), replace=False)
+        self._sample = np.sort(chosen)
         self._kept: list[NDArray[np.uint8]] = []
         self._fractions = 0.0
         self._copies = 0

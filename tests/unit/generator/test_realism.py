@@ -37,6 +37,15 @@ def test_copies_are_found_among_grids_of_any_shape() -> None:
     assert RealismMeter(real, 1).copies(mixed).tolist() == [1, 4, 6]
 
 
+def test_the_sample_meets_every_parent_whatever_their_number() -> None:
+    """Wafers come parent after parent: with 50 parents, every tenth one would meet five of them alone."""
+    real = wafers("Random", 50, 1)
+    meter = RealismMeter(real, 20_000)
+    for _ in range(400):
+        meter.add(real)
+    assert meter.result().coverage == 1
+
+
 def test_fail_fractions_agree_with_a_plain_count() -> None:
     shared = GridSequence.of(wafers("Loc", 30, 1))
     expected = [np.sum(grid == 2) / np.sum(grid != 0) for grid in shared]
