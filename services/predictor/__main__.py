@@ -16,7 +16,7 @@ from services.predictor.access_interceptor import AccessInterceptor
 from services.predictor.inference import InferenceRunner
 from services.predictor.kserve_servicer import KServeServicer
 from services.predictor.metrics import MetricsServer
-from services.predictor.model_config import ModelControl
+from services.predictor.model_config import CanaryRules, ModelControl
 from services.predictor.model_server import ModelServer
 from services.predictor.response_cache import ResponseCache
 from services.predictor.rest_server import RestServer, serving_rest
@@ -45,6 +45,7 @@ async def serve(settings: PredictorSettings) -> None:
         ModelRepository(settings.resolved_model_repository),
         settings.predictor_model_control,
         settings.predictor_threads,
+        CanaryRules(settings.predictor_canary_percent),
     )
     tracer = Tracer(settings.resolved_trace_file)
     runner = InferenceRunner(

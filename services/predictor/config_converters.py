@@ -138,6 +138,7 @@ class WrittenConfig:
         version_policy: Which versions are served.
         execution: How onnxruntime runs the graph.
         labels: Names of the classes of outputs that have a file of them.
+        canary: What it says of how a new version proves itself: fields of `CanaryRules`.
     """
 
     message: model_config_pb2.ModelConfig
@@ -145,6 +146,7 @@ class WrittenConfig:
     version_policy: VersionPolicy
     execution: Execution
     labels: Mapping[str, tuple[str, ...]]
+    canary: Mapping[str, int]
 
 
 def read_config(name: str, folder: Path, override: str = "") -> WrittenConfig:
@@ -180,6 +182,11 @@ def read_config(name: str, folder: Path, override: str = "") -> WrittenConfig:
         execution=_execution(name, message),
         labels={
             each.name: _labels(name, folder, each.label_filename) for each in message.output if each.label_filename
+        },
+        canary={
+            field: _parameter(name, f"{_CANARY_PREFIX}{field}", message, least, most)
+            for field, (least, most) in _CANARY_LIMITS.items()
+            if f"{_CANARY_PREFIX}{field}" in message.parameters
         },
     )
 
@@ -327,6 +334,8 @@ def _with_parameters(name: str, execution: Execution, message: model_config_pb2.
         if key in _CUDA_PARAMETERS:
             cuda[key] = _CUDA_PARAMETERS[key].get(value, value)
             continue
+        if key.removeprefix(_CANARY_PREFIX) in _CANARY_LIMITS and key.startswith(_CANARY_PREFIX):
+            continue
         if key not in _EXECUTION_PARAMETERS:
             logger.warning(
                 "a field of a model's configuration has no effect",
@@ -334,11 +343,26 @@ def _with_parameters(name: str, execution: Execution, message: model_config_pb2.
             )
             continue
         set_to, most = _EXECUTION_PARAMETERS[key]
-        if not re.fullmatch(r"[0-9]{1,4}", value) or int(value) > most:
-            raise _wrong(name, f"a whole number of 0 to {most} in parameters.{key}", repr(value[:50]))
-        execution = set_to(execution, int(value))
+        execution = set_to(execution, _parameter(name, key, message, 0, most))
     return replace(execution, accelerators=((CUDA, cuda),)) if cuda else execution
 
+
+def _parameter(name: str, key: str, message: model_config_pb2.ModelConfig, least: int, most: int) -> int:
+    value = message.parameters[key].string_value
+    if not re.fullmatch(r"[0-9]{1,7}", value) or not least <= int(value) <= most:
+        raise _wrong(name, f"a whole number of {least} to {most} in parameters.{key}", repr(value[:50]))
+    return int(value)
+
+
+_CANARY_PREFIX = "canary_"
+_CANARY_LIMITS: Mapping[str, tuple[int, int]] = {
+    "percent": (0, 99),
+    "min_requests": (1, 1_000_000),
+    "requests": (1, 1_000_000),
+    "max_errors_percent": (0, 100),
+    "max_slowdown_percent": (0, 10_000),
+}
+"""Fields of `CanaryRules` that parameters set, and their limits."""
 
 _EXECUTION_PARAMETERS: Mapping[str, tuple[Callable[[Execution, int], Execution], int]] = {
     "intra_op_thread_count": (lambda execution, number: replace(execution, intra_op_threads=number), 1024),

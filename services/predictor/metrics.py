@@ -112,6 +112,17 @@ class ModelCollector(Collector):
         for each in loaded:
             batches.add_metric([each.name, str(each.version)], *_batch_sizes(each.statistics))
         yield batches
+        percent = Metric(
+            "teachwafer_predictor_canary_percent", "Share of the requests on which a new version proves itself", "gauge"
+        )
+        for name, trial in sorted(dict(self._models.trials).items()):
+            labels = {"model": name, "version": str(trial.candidate.version)}
+            percent.add_sample(percent.name, labels, trial.rules.percent)
+        yield percent
+        trials = Metric("teachwafer_predictor_canary_trials", "New versions promoted or rolled back", "untyped")
+        for (name, outcome), count in sorted(dict(self._models.outcomes).items()):
+            trials.add_sample(trials.name, {"model": name, "outcome": outcome.value}, count)
+        yield trials
         if self._access.guarded:
             keys = Metric("teachwafer_predictor_key_requests", "Requests by key, let through or refused", "untyped")
             for (key, model, let_through), count in sorted(self._access.counts.items()):

@@ -43,6 +43,25 @@ class VersionPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class CanaryRules:
+    """How a new version proves itself before it takes the place of the one that serves.
+
+    Attributes:
+        percent: Share of the requests without a version that it gets; 0 gives it all of them at once.
+        min_requests: Requests that it answers before it is judged.
+        requests: Requests after which it has proved itself.
+        max_errors_percent: Share of errors that it may have more than the other, percent of its requests.
+        max_slowdown_percent: How much slower than the other it may be in the mean, percent.
+    """
+
+    percent: int = 0
+    min_requests: int = 100
+    requests: int = 1000
+    max_errors_percent: int = 1
+    max_slowdown_percent: int = 100
+
+
+@dataclass(frozen=True, slots=True)
 class QueuePolicy:
     """What the queue of one priority does.
 

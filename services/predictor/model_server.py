@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from services.common.errors import (
@@ -17,9 +18,10 @@ from services.common.errors import (
     UnavailableError,
 )
 from services.common.model_repository import ModelRepository, checked_model_id
+from services.predictor.canary import Outcome, Trial
 from services.predictor.config_converters import WrittenConfig
 from services.predictor.cores import usable_cores
-from services.predictor.model_config import ModelControl, VersionPolicy
+from services.predictor.model_config import CanaryRules, ModelControl, VersionPolicy
 from services.predictor.model_sources import ModelSource, ModelSources, Stamp, sent_source
 from services.predictor.session import ModelSession
 from services.predictor.statistics import ModelStatistics
@@ -82,6 +84,12 @@ class ModelServer:
         repository: Where the models are published.
         control: Who decides what is loaded after the start.
         threads: Runs of models at a time. Default: one a core.
+        canary: How new versions of models prove themselves whose configuration says nothing. Default: not at all.
+
+    Attributes:
+        ready: Whether everything was loaded that there was at the start.
+        trials: Running trials of new versions, by model.
+        outcomes: Trials that have ended, by model and outcome.
     """
 
     def __init__(
@@ -89,6 +97,7 @@ class ModelServer:
         repository: ModelRepository,
         control: ModelControl = ModelControl.EXPLICIT,
         threads: int | None = None,
+        canary: CanaryRules = CanaryRules(),  # noqa: B008 - it is frozen
     ) -> None:
         self._sources = ModelSources(repository)
         self._control = control
@@ -98,7 +107,11 @@ class ModelServer:
         self._loading: set[tuple[str, int]] = set()
         self._polled: dict[str, object] = {}
         self._one_at_a_time = threading.Lock()
+        self._canary = canary
+        self._kept: dict[str, dict[int, LoadedModel]] = {}
         self.ready = False
+        self.trials: dict[str, Trial] = {}
+        self.outcomes: Counter[tuple[str, Outcome]] = Counter()
 
     @property
     def repository(self) -> ModelRepository:
@@ -126,6 +139,7 @@ class ModelServer:
         for name in set(self._loaded) - set(names):
             with self._one_at_a_time:
                 self._loaded.pop(name, None)
+                self.trials.pop(name, None)
             logger.info("unloaded a model that is gone from the repository", extra={"model": name})
 
     def load(self, name: str, override: str = "", files: Mapping[str, bytes] | None = None) -> LoadedModel:
@@ -165,6 +179,7 @@ class ModelServer:
         with self._one_at_a_time:
             if self._loaded.pop(name, None) is None and not self._sources.versions(checked_model_id(name)):
                 raise NotFoundError("model", name)
+            self.trials.pop(name, None)
         logger.info("unloaded a model", extra={"model": name})
 
     def get(self, name: str, version: int = 0) -> LoadedModel:
@@ -172,7 +187,7 @@ class ModelServer:
 
         Args:
             name: Name of the model.
-            version: Version; 0 takes the newest that serves.
+            version: Version; 0 takes the newest that serves, or one of two while the newest proves itself.
 
         Raises:
             NotFoundError: No such model or version is loaded.
@@ -180,7 +195,12 @@ class ModelServer:
         """
         versions = self._loaded.get(name)
         if versions:
-            model = versions.get(version or next(iter(versions)))
+            trial = None if version else self.trials.get(name)
+            model = (
+                versions.get(version or next(iter(versions)))
+                if trial is None
+                else self._on_trial(name, trial, versions)
+            )
             if model is not None:
                 return model
         if not self.ready:
@@ -233,8 +253,10 @@ class ModelServer:
         with self._one_at_a_time:
             fresh: dict[int, LoadedModel] = {}
             policy = config.version_policy
+            # At the start, the version before the newest is what that one proves itself against.
+            more = bool(policy.latest and self._rules(config).percent and name not in self._loaded)
             for version in reversed(source.versions):
-                if policy.latest and len(fresh) == policy.latest:
+                if policy.latest and len(fresh) == policy.latest + more:
                     break
                 if policy.specific and version not in policy.specific:
                     continue
@@ -243,7 +265,8 @@ class ModelServer:
                 except TeachwaferError as error:
                     _tell(name, version, error)
             if fresh:
-                self._loaded[name] = fresh
+                kept = dict(list(fresh.items())[: policy.latest or None])
+                self._serve(name, kept, list(fresh.values())[-1] if len(fresh) > len(kept) else None, config)
 
     def _load(self, source: ModelSource) -> LoadedModel:
         try:
@@ -255,8 +278,64 @@ class ModelServer:
         with self._one_at_a_time:
             # One assignment: a call sees the old versions or the new ones, and one that runs keeps what it has.
             fresh = {version: self._opened(source, version, config) for version in versions}
-            self._loaded[source.name] = fresh
+            self._serve(source.name, fresh, None, config)
         return fresh[versions[0]]
+
+    def _rules(self, config: WrittenConfig) -> CanaryRules:
+        return replace(self._canary, **config.canary)
+
+    def _serve(
+        self, name: str, fresh: dict[int, LoadedModel], before: LoadedModel | None, config: WrittenConfig
+    ) -> None:
+        """Puts versions into service: at once, or the newest on trial beside what serves, or served before."""
+        rules = self._rules(config)
+        candidate = next(iter(fresh.values()))
+        running, serving = self.trials.get(name), self._loaded.get(name)
+        if serving:
+            before = serving[running.stable.version] if running else next(iter(serving.values()))
+        self._kept[name] = fresh
+        if not rules.percent or before is None or before.version >= candidate.version:
+            self._loaded[name] = fresh
+            self.trials.pop(name, None)
+            return
+        if running is None or running.candidate is not candidate or running.rules != rules:
+            self.trials[name] = Trial(before, candidate, rules)
+            logger.info(
+                "a new version proves itself",
+                extra={"model": name, "version": candidate.version, "beside": before.version, "percent": rules.percent},
+            )
+        self._loaded[name] = dict(sorted({**fresh, before.version: before}.items(), reverse=True))
+
+    def _on_trial(self, name: str, trial: Trial, versions: Mapping[int, LoadedModel]) -> LoadedModel:
+        """Returns which version a request goes to, and ends the trial where it can be judged."""
+        version = trial.pick()
+        if version == trial.candidate.version and self._ended(name, trial):
+            return next(iter(self._loaded[name].values()))
+        # A change of versions is two steps: between them, the newest takes the place of one that is not there.
+        return versions.get(version) or next(iter(versions.values()))
+
+    def _ended(self, name: str, trial: Trial) -> bool:
+        verdict = trial.verdict()
+        # Never waits for a version that is being loaded: the next request looks again.
+        if verdict is None or not self._one_at_a_time.acquire(blocking=False):
+            return False
+        try:
+            if self.trials.get(name) is not trial:
+                return False
+            candidate = trial.candidate.version
+            facts = {"model": name, "version": candidate, "beside": trial.stable.version}
+            if verdict.outcome is Outcome.ROLLED_BACK:
+                self._rejected[name, candidate] = verdict.reason
+                self._loaded[name] = {key: each for key, each in self._loaded[name].items() if key != candidate}
+                logger.error("rolled a new version back", extra={**facts, "reason": verdict.reason})
+            else:
+                self._loaded[name] = self._kept[name]
+                logger.info("a new version has proved itself", extra=facts)
+            del self.trials[name]
+            self.outcomes[name, verdict.outcome] += 1
+        finally:
+            self._one_at_a_time.release()
+        return True
 
     def _opened(self, source: ModelSource, version: int, config: WrittenConfig) -> LoadedModel:
         """Returns a loaded version: the one in service where nothing of it has changed."""

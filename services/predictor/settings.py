@@ -43,6 +43,9 @@ class PredictorSettings(ServiceSettings):
     predictor_trace_file: Path | None = None
     """File of the traces that TraceSetting turns on. Absent: a file in `home`."""
 
+    predictor_canary_percent: int = Field(default=0, ge=0, le=99)
+    """Share of the requests on which a new version proves itself, where its configuration says nothing; 0 gives all."""
+
     predictor_keys_file: Path | None = None
     """JSON file of the keys that callers have to show; `python -m services.predictor.keys` adds to it. Absent: none."""
 

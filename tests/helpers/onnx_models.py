@@ -40,6 +40,13 @@ def add_plus(root: Path, name: str, addend: float = 1.0, config: str = "", versi
     return _add(root, name, config, version, [node], "FP32", ["n", 3], ["n", 3], [addends])
 
 
+def add_failing(root: Path, name: str, version: int = 1) -> Path:
+    """Adds a model with the inputs and outputs of `add_plus` that opens and fails with every request."""
+    columns = numpy_helper.from_array(np.array([7, 8, 9], np.int64), "columns")
+    node = helper.make_node("Gather", ["x", "columns"], ["y"], axis=1)
+    return _add(root, name, "", version, [node], "FP32", ["n", 3], ["n", 3], [columns])
+
+
 def add_sum(root: Path, name: str, config: str = "") -> Path:
     """Adds a model that takes no batches: `y` (2, 2) FP32 is `x` (2, 2) plus itself; returns its folder."""
     node = helper.make_node("Add", ["x", "x"], ["y"])
