@@ -9,7 +9,7 @@ expected calibration error; Hanley and McNeil, Radiology 143 (1982) for the area
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -325,15 +325,28 @@ def bootstrap_macro_f1(
     # A confusion matrix a lot, kept as a list of (lot, cell) pairs: most lots touch few cells.
     pairs, wafers = np.unique(lots * classes**2 + labels * classes + predicted, return_counts=True)
     lot_of_pair, cell_of_pair = pairs // classes**2, pairs % classes**2
-    random = np.random.default_rng(seed)
-    scores = np.empty(max(draws, 1))
-    if not draws:
-        score = macro_f1(confusion_matrix(labels, predicted, classes))
-        return Interval(score, score)
-    for draw in range(draws):
-        times = np.bincount(random.integers(0, count, count), minlength=count)
+
+    def score(times: NDArray[np.int64]) -> float:
         flat = np.bincount(cell_of_pair, weights=wafers * times[lot_of_pair], minlength=classes**2)
-        scores[draw] = macro_f1(flat.reshape(classes, classes))
+        return macro_f1(flat.reshape(classes, classes))
+
+    return _bootstrap(score, count, draws, seed)
+
+
+def _bootstrap(score: Callable[[NDArray[np.int64]], float], lots: int, draws: int, seed: int) -> Interval:
+    """Returns the 95 % percentile interval of a score when lots are drawn with replacement.
+
+    Args:
+        score: score when each lot (lots,) counts so many times.
+        lots: number of lots.
+        draws: number of draws; 0: the score of the lots as they are, twice.
+        seed: seed of the draws.
+    """
+    if not draws:
+        whole = score(np.ones(lots, np.int64))
+        return Interval(whole, whole)
+    random = np.random.default_rng(seed)
+    scores = [score(np.bincount(random.integers(0, lots, lots), minlength=lots)) for _ in range(draws)]
     low, high = np.percentile(scores, (2.5, 97.5))
     return Interval(float(low), float(high))
 
@@ -410,16 +423,7 @@ def _bootstrap_pattern_f1(
     kinds = np.stack([shown & called, ~shown & called, shown & ~called], axis=2).reshape(len(shown), -1)
     by_lot = np.zeros((count, kinds.shape[1]))
     np.add.at(by_lot, lots, kinds)
-    if not draws:
-        score = pattern_f1(by_lot.sum(axis=0).reshape(-1, 3))
-        return Interval(score, score)
-    random = np.random.default_rng(seed)
-    scores = []
-    for _ in range(draws):
-        times = np.bincount(random.integers(0, count, count), minlength=count)
-        scores.append(pattern_f1((times @ by_lot).reshape(-1, 3)))
-    low, high = np.percentile(scores, (2.5, 97.5))
-    return Interval(float(low), float(high))
+    return _bootstrap(lambda times: pattern_f1((times @ by_lot).reshape(-1, 3)), count, draws, seed)
 
 
 def _check_lengths(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from services.common.head import Array
 from services.trainer.calibration import BANK_WAFERS, neighbour_distance, upper_quantile
+from services.trainer.embedding import PACKAGE
 from services.trainer.network import NEIGHBOURS, Whitening, answering_model, averaged, contributions, turned_back
 
 NORMAL_SHARE = 0.95
@@ -140,7 +141,7 @@ def normal_model(trunk: keras.Model, orientations: int, size: int, calibration: 
     return model
 
 
-@keras.saving.register_keras_serializable(package="teachwafer")
+@keras.saving.register_keras_serializable(package=PACKAGE)
 class NormalAnswers(keras.layers.Layer):  # type: ignore[misc]
     """Feature maps and embedding, as a trunk returns them, to probability, novelty, embedding and heat map.
 

@@ -95,6 +95,11 @@ class Objective(Protocol):
         """Returns what the wafers of a side say of their logits (N, outputs)."""
 
 
+def normal_position(classes: Sequence[DatasetClass]) -> int | None:
+    """Returns the position of the normal class, None where there is none."""
+    return next((position for position, each in enumerate(classes) if each.normal), None)
+
+
 class SinglePattern:
     """One class a wafer.
 
@@ -107,8 +112,7 @@ class SinglePattern:
 
     def __init__(self, train: Side, classes: Sequence[DatasetClass]) -> None:
         self._labels, self._classes = train.labels, len(classes)
-        normal = next((index for index, each in enumerate(classes) if each.normal), None)
-        self.offset = normal_offset(train.labels, self._classes, normal)
+        self.offset = normal_offset(train.labels, self._classes, normal_position(classes))
         self._weights = class_weights(train.labels, self._classes)
         chances = self._weights[train.labels].astype(np.float64)
         self.chances = chances / chances.sum()

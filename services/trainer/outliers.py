@@ -54,12 +54,11 @@ def read_outliers(library: BackboneLibrary, size: int, wafers_per_class: float) 
         FailedPreconditionError: the file is missing or damaged.
     """
     wafers = read_wafer_set(library.check_outliers())
-    names = wafers.labels or []
-    patterns = tuple(sorted(set(names)))
+    patterns, labels = np.unique(np.array(wafers.labels or []), return_inverse=True)
     most = int(np.clip(2 * wafers_per_class, LEAST_WAFERS, MOST_WAFERS))
-    rows = [row for pattern in patterns for row in [at for at, name in enumerate(names) if name == pattern][:most]]
+    rows = np.concatenate([np.flatnonzero(labels == each)[:most] for each in range(len(patterns))])
     planes = planes_of([wafers.grids[row] for row in rows], size).astype(np.float16)
-    return Outliers(patterns, planes, np.array([patterns.index(names[row]) for row in rows], np.int64))
+    return Outliers(tuple(patterns.tolist()), planes, labels[rows].astype(np.int64))
 
 
 def unclaimed(

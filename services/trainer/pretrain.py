@@ -135,17 +135,7 @@ def simulate(real: WaferSet, work: Path) -> list[Path]:
         (laid_over, ["--wafers-per-class", "1000", "--mixed", "4000", "--onto", str(backgrounds)]),
     ):
         if not path.is_file():
-            command = [
-                sys.executable,
-                "-m",
-                "services.generator.simulator",
-                "--out",
-                str(path),
-                "--seed",
-                "7",
-                *options,
-            ]
-            subprocess.run(command, check=True)  # noqa: S603
+            _run_simulator(path, 7, *options)
     return [alone, laid_over]
 
 
@@ -153,9 +143,13 @@ def write_outliers(folder: Path) -> None:
     """Has the simulator write the patterns from which trainings learn what is unknown; see `outliers`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / OUTLIERS_NAME
-    command = [sys.executable, "-m", "services.generator.simulator", "--out", str(path), "--seed", "8"]
-    subprocess.run([*command, "--wafers-per-class", str(MOST_WAFERS)], check=True)  # noqa: S603
+    _run_simulator(path, 8, "--wafers-per-class", str(MOST_WAFERS))
     write_index(folder, OUTLIERS_NAME, file_sha256(path))
+
+
+def _run_simulator(path: Path, seed: int, *options: str) -> None:
+    command = [sys.executable, "-m", "services.generator.simulator", "--out", str(path), "--seed", str(seed)]
+    subprocess.run([*command, *options], check=True)  # noqa: S603
 
 
 def tasks_of(
