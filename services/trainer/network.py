@@ -36,6 +36,7 @@ class Calibration:
         bank: float32 (K, D), embeddings of taught wafers.
         sentry: classifier whose first outputs are the classes and whose others are patterns that nobody taught; see
             `services.trainer.outliers`. None: the classifier doubts itself.
+        doubtful_lots: lots that were left out of the accept rule; see `services.trainer.calibration.doubtful_lots`.
     """
 
     temperature: float
@@ -45,6 +46,7 @@ class Calibration:
     novelty_threshold: float
     bank: NDArray[np.float32]
     sentry: Head | None = None
+    doubtful_lots: tuple[str, ...] = ()
 
 
 def embedding_model(trunk: keras.Model, orientations: int) -> keras.Model:
@@ -58,7 +60,7 @@ def embedding_model(trunk: keras.Model, orientations: int) -> keras.Model:
     if orientations == 1:
         return keras.Model(planes, trunk.outputs[-1])
     turned = trunk(Turn(name="turn")(planes))[-1]
-    return keras.Model(planes, mean_embedding(turned))
+    return keras.Model(planes, averaged(turned, orientations)[0])
 
 
 def taught_model(trunk: keras.Model, orientations: int, size: int, head: Head, calibration: Calibration) -> keras.Model:
@@ -97,12 +99,6 @@ def answering_model(trunk: keras.Model, orientations: int, size: int, answers: k
     wafer_planes = WaferPlanes(size, name="wafer_planes")(dies)
     seen = trunk(wafer_planes if orientations == 1 else Turn(name="turn")(wafer_planes))
     return keras.Model(dies, answers(seen), name="teachwafer")
-
-
-def mean_embedding(turned: Any) -> Any:
-    """Returns the mean over the orientations of embeddings (8 N, D), of length 1: (N, D)."""
-    parts = ops.reshape(turned, (ORIENTATIONS, -1, turned.shape[-1]))
-    return unit_length(ops.mean(parts, axis=0))
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)

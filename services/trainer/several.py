@@ -20,13 +20,8 @@ from services.common.dataset import DatasetClass
 from services.common.evaluation import pattern_counts, pattern_f1
 from services.common.head import LOGIT_SCALE, SMOOTHING, Array, Head, HeadState, adam_step
 from services.common.pattern_sets import set_confidence
-from services.trainer.calibration import (
-    KNOWN_SHARE,
-    TEMPERATURES,
-    accept_threshold,
-    neighbour_distance,
-    upper_quantile,
-)
+from services.trainer.calibration import calibration_of, neighbour_distance, temperature_of_least
+from services.trainer.embedding import PACKAGE
 from services.trainer.network import NEIGHBOURS, Answers, Calibration, answering_model
 from services.trainer.objective import Judgement
 from services.trainer.teaching_set import Side
@@ -39,11 +34,6 @@ _LEAST_SPREAD = 0.02
 def pattern_columns(classes: Sequence[DatasetClass]) -> list[int]:
     """Returns the positions of the classes that are patterns: all but the normal one."""
     return [position for position, each in enumerate(classes) if not each.normal]
-
-
-def normal_position(classes: Sequence[DatasetClass]) -> int | None:
-    """Returns the position of the normal class, None where there is none."""
-    return next((position for position, each in enumerate(classes) if each.normal), None)
 
 
 class SeveralPatterns:
@@ -151,7 +141,7 @@ def cross_entropy(logits: Array, targets: Array) -> Array:
     return np.asarray(np.maximum(logits, 0) - targets * logits + np.log1p(np.exp(-np.abs(logits))), np.float32)
 
 
-def calibrate(head: Head, bank: Array, tune: Array, shown: NDArray[np.bool_]) -> Calibration:
+def calibrate(head: Head, bank: Array, tune: Array, shown: NDArray[np.bool_], lots: Sequence[str]) -> Calibration:
     """Returns temperature, scales and thresholds; as `services.trainer.calibration.calibrate`, of whole sets.
 
     Args:
@@ -159,19 +149,14 @@ def calibrate(head: Head, bank: Array, tune: Array, shown: NDArray[np.bool_]) ->
         bank: (K, D) embeddings of taught wafers.
         tune: (N, D) embeddings of the tune wafers, N >= 1.
         shown: (N, patterns) which patterns they show.
+        lots: lot of each of them, "" when unknown.
     """
     logits = head.logits(tune)
     temperature = best_temperature(logits, shown)
     probabilities = sigmoid(logits / np.float32(temperature))
     confidence = set_confidence(probabilities, [False] * probabilities.shape[1])
-    distance, doubt = neighbour_distance(tune, bank), 1.0 - confidence
-    distance_scale, doubt_scale = max(float(distance.mean()), 1e-3), max(float(doubt.mean()), 1e-2)
-    raw = distance / distance_scale + doubt / doubt_scale
-    threshold = upper_quantile(raw, KNOWN_SHARE)
-    known = raw <= threshold
     right = ((logits >= 0) == shown).all(axis=1)
-    accept = accept_threshold(confidence[known], right[known])
-    return Calibration(temperature, accept, distance_scale, doubt_scale, threshold, bank)
+    return calibration_of(temperature, neighbour_distance(tune, bank), 1.0 - confidence, confidence, right, lots, bank)
 
 
 def best_temperature(logits: Array, shown: NDArray[np.bool_]) -> float:
@@ -179,12 +164,12 @@ def best_temperature(logits: Array, shown: NDArray[np.bool_]) -> float:
 
     As `services.trainer.calibration.best_temperature`, with the same two wafers that know nothing.
     """
-    losses = []
-    for temperature in TEMPERATURES:
-        scaled = logits / np.float32(temperature)
+
+    def cost(scaled: Array) -> float:
         ignorance = cross_entropy(scaled, np.full_like(scaled, 0.5)).sum(axis=1).mean() - scaled.shape[1] * math.log(2)
-        losses.append(float(cross_entropy(scaled, shown.astype(np.float32)).sum()) + 0.5 * float(ignorance))
-    return float(TEMPERATURES[int(np.argmin(losses))])
+        return float(cross_entropy(scaled, shown.astype(np.float32)).sum()) + 0.5 * float(ignorance)
+
+    return temperature_of_least(cost, logits)
 
 
 def several_model(
@@ -213,7 +198,7 @@ def several_model(
     return model
 
 
-@keras.saving.register_keras_serializable(package="teachwafer")
+@keras.saving.register_keras_serializable(package=PACKAGE)
 class SeveralAnswers(Answers):
     """Feature maps to the answers of several patterns; what differs from `Answers` is named here.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,11 @@ from services.trainer.export.onnx import Answers, answers_of, export_onnx, open_
 from services.trainer.features import embed, embedder
 from services.trainer.network import embedding_model, taught_model
 from services.trainer.normal import bank_of_normal, calibrate_normal, normal_model
+from services.trainer.objective import normal_position
 from services.trainer.outliers import read_outliers, teach_sentry, unclaimed
 from services.trainer.publishing import MODEL_FILE, write_candidate
 from services.trainer.several import calibrate as calibrate_several
-from services.trainer.several import normal_position, pattern_columns, several_model
+from services.trainer.several import pattern_columns, several_model
 from services.trainer.teaching_set import Side, TeachingSet, read_teaching_set
 from services.trainer.training import FEATURES_PROGRESS, TRAINED_PROGRESS, teach
 from services.trainer.trunks import load_trunk
@@ -71,6 +72,7 @@ class _Lesson:
     accept_threshold: float = 0.0
     best_epoch: int = 0
     epochs: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ def run(context: JobContext, library: BackboneLibrary) -> TrainingOutcome:
         training_wafers=lesson.training_wafers,
         seconds=context.elapsed_s(),
         peak_memory_bytes=context.peak_memory_bytes(),
-        warnings=wafers.warnings,
+        warnings=(*wafers.warnings, *lesson.warnings),
     )
     _write_facts(context.folder, outcome, spec, backbone.size, lesson)
     return outcome
@@ -175,19 +177,20 @@ def _teach_patterns(
     train = wafers.train
     groups = sets_of(train)
     rows = bank_rows(groups, train.generated, int(groups.max()) + 1, config.seed)
-    bank = _embeddings(context, trunk, backbone, train.planes[rows])
-    tune = _embeddings(context, trunk, backbone, wafers.tune.planes)
+    embeddings_of = _embedder(context, trunk, backbone)
+    bank, tune = embeddings_of(train.planes[rows]), embeddings_of(wafers.tune.planes)
     shape = (trunk, backbone.orientations, backbone.size)
     if config.task is Task.SEVERAL:
-        calibration = calibrate_several(taught.head, bank, tune, wafers.tune.shown[:, pattern_columns(wafers.classes)])
+        shown = wafers.tune.shown[:, pattern_columns(wafers.classes)]
+        calibration = calibrate_several(taught.head, bank, tune, shown, wafers.tune.lots)
         model = several_model(*shape, taught.head, calibration, normal_position(wafers.classes))
     else:
         labels, count = train.labels[rows], len(wafers.classes)
         outliers = read_outliers(library, backbone.size, len(train) / count)
-        strange = _embeddings(context, trunk, backbone, outliers.planes)
+        strange = embeddings_of(outliers.planes)
         free = unclaimed(outliers, strange, wafers.classes, bank, labels)
         sentry = teach_sentry(bank, labels, strange[free], outliers.labels[free], count, config.seed)
-        calibration = calibrate(taught.head, sentry, bank, tune, wafers.tune.labels)
+        calibration = calibrate(taught.head, sentry, bank, tune, wafers.tune.labels, wafers.tune.lots)
         model = taught_model(*shape, taught.head, calibration)
     return _Lesson(
         model=model,
@@ -198,7 +201,19 @@ def _teach_patterns(
         novelty_threshold=calibration.novelty_threshold,
         best_epoch=taught.best_epoch,
         epochs=taught.epochs,
+        warnings=_warn_of_lots(context, calibration.doubtful_lots),
     )
+
+
+def _warn_of_lots(context: JobContext, lots: Sequence[str]) -> tuple[str, ...]:
+    if not lots:
+        return ()
+    warning = (
+        f"In the tune lots {', '.join(lots)} the labels contradict answers that the model is sure of far more often "
+        "than in the others. Look at these labels. What is accepted without a look was decided without these lots."
+    )
+    context.report(WARNING_KIND, message=warning)
+    return (warning,)
 
 
 def _teach_normal(
@@ -208,9 +223,10 @@ def _teach_normal(
     train = wafers.train
     normal = np.array([each.normal for each in wafers.classes])
     rows = bank_of_normal(np.flatnonzero(normal[train.labels] & ~train.generated), seed)
-    bank = _embeddings(context, trunk, backbone, train.planes[rows])
+    embeddings_of = _embedder(context, trunk, backbone)
+    bank = embeddings_of(train.planes[rows])
     judges = normal[wafers.tune.labels]
-    tune = _embeddings(context, trunk, backbone, wafers.tune.planes[judges]) if judges.any() else bank[:0]
+    tune = embeddings_of(wafers.tune.planes[judges]) if judges.any() else bank[:0]
     _begin(context, "exporting", TRAINED_PROGRESS)
     calibration = calibrate_normal(bank, [train.lots[row] for row in rows], tune)
     return _Lesson(
@@ -221,11 +237,12 @@ def _teach_normal(
     )
 
 
-def _embeddings(
-    context: JobContext, trunk: keras.Model, backbone: Backbone, planes: NDArray[np.float16]
-) -> NDArray[np.float32]:
-    embeddings_of = embedder(embedding_model(trunk, backbone.orientations))
-    return embed(embeddings_of, planes, lambda _: context.check_cancelled(), backbone.orientations)
+def _embedder(
+    context: JobContext, trunk: keras.Model, backbone: Backbone
+) -> Callable[[NDArray[np.float16]], NDArray[np.float32]]:
+    """Returns what turns planes into embeddings, made once because TensorFlow takes seconds to trace it."""
+    traced = embedder(embedding_model(trunk, backbone.orientations))
+    return lambda planes: embed(traced, planes, lambda _: context.check_cancelled(), backbone.orientations)
 
 
 def sets_of(side: Side) -> NDArray[np.int64]:

@@ -17,12 +17,12 @@ from services.common.task import Task
 from services.trainer.calibration import neighbour_distance
 from services.trainer.export.onnx import OUTPUTS, Answers, answers_of, export_onnx, open_session, prove_parity
 from services.trainer.network import Calibration, embedding_model
+from services.trainer.objective import normal_position
 from services.trainer.several import (
     SeveralPatterns,
     best_temperature,
     calibrate,
     cross_entropy,
-    normal_position,
     pattern_columns,
     several_model,
     sigmoid,
@@ -146,7 +146,7 @@ def test_answers_are_accepted_by_the_error_of_whole_sets():
     head = Head(random.normal(size=(8, 3)).astype(np.float32), np.zeros(3, np.float32))
     logits = head.logits(embeddings)
     shown = random.random(logits.shape) < sigmoid(logits)
-    found = calibrate(head, embeddings[:50], embeddings[:10_000], shown[:10_000])
+    found = calibrate(head, embeddings[:50], embeddings[:10_000], shown[:10_000], [""] * 10_000)
     assert found.temperature == pytest.approx(1.0, abs=0.1)
     new, truth = logits[10_000:] / np.float32(found.temperature), shown[10_000:]
     accepted = set_confidence(sigmoid(new), [False] * 3) >= found.accept_threshold

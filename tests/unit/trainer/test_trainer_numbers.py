@@ -28,6 +28,7 @@ from services.trainer.calibration import (
     accept_threshold,
     bank_rows,
     best_temperature,
+    doubtful_lots,
     neighbour_distance,
     upper_quantile,
 )
@@ -159,6 +160,40 @@ def test_accept_threshold_of_few_wafers_is_surer_than_every_wrong_one():
     threshold = accept_threshold(confidence, np.array([True, True, False, True]))
     assert 0.93 < threshold < 0.9301
     assert accept_threshold(confidence, np.ones(4, bool)) == pytest.approx(0.9)
+
+
+def lots_with_wrong(*wrong: int, wafers: int = 200) -> tuple[list[str], np.ndarray]:
+    """Lots of equally many wafers and whether each wafer's label agrees with the answer."""
+    lots = [f"lot-{number:02d}" for number in range(len(wrong)) for _ in range(wafers)]
+    right = np.concatenate([np.arange(wafers) >= count for count in wrong])
+    return lots, right
+
+
+def test_a_lot_that_contradicts_sure_answers_far_more_often_than_others_is_doubted():
+    lots, right = lots_with_wrong(1, 0, 2, 1, 27, 0, 1, 0, 3, 1, 0, 2)
+    sure = np.full(len(lots), 0.97, np.float32)
+    assert doubtful_lots(sure, right, lots) == ["lot-04"]
+    # The same answers, none of them sure: nothing contradicts.
+    assert doubtful_lots(np.full(len(lots), 0.6, np.float32), right, lots) == []
+
+
+def test_no_lot_is_doubted_by_chance_or_among_few_or_where_many_differ():
+    random = np.random.default_rng(0)
+    doubted = 0
+    for _ in range(200):
+        lots, right = lots_with_wrong(*random.poisson(2, 30))
+        doubted += len(doubtful_lots(np.ones(len(lots), np.float32), right, lots))
+    assert doubted <= 2
+    lots, right = lots_with_wrong(0, 0, 0, 60)
+    assert doubtful_lots(np.ones(len(lots), np.float32), right, lots) == []
+    lots, right = lots_with_wrong(*[0] * 15, *[60] * 5)
+    assert doubtful_lots(np.ones(len(lots), np.float32), right, lots) == []
+
+
+def test_wafers_without_a_lot_are_never_doubted():
+    lots, right = lots_with_wrong(*[0] * 12, 60)
+    lots = [lot if lot != "lot-12" else "" for lot in lots]
+    assert doubtful_lots(np.ones(len(lots), np.float32), right, lots) == []
 
 
 def test_upper_quantile_is_conformal_and_beyond_all_of_few_values():
