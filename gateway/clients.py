@@ -149,6 +149,7 @@ class GeneratorClient:
         display_name: str = "",
         request_id: str = "",
         validate_only: bool = False,
+        prove: bool = False,
     ) -> GenerationRun:
         """Starts a generation.
 
@@ -159,12 +160,14 @@ class GeneratorClient:
             display_name: Text for people.
             request_id: The same id again returns the first generation.
             validate_only: Whether only to check.
+            prove: Whether to teach a classifier with and without the wafers made and tell what they change.
         """
         job = generator_pb2.GenerationJob(
             display_name=display_name[:256],
             dataset_version=str(DatasetVersionName(dataset_id)),
             classes=[converters.request_to_proto(each) for each in requests],
             seed=seed,
+            prove=prove,
         )
         request = generator_pb2.CreateGenerationJobRequest(
             generation_job=job, request_id=request_id, validate_only=validate_only

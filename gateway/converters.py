@@ -38,6 +38,7 @@ from gateway.values import (
     ModelVersion,
     PredictorAnswer,
     Problem,
+    Proof,
     Realism,
     StageStarted,
     Task,
@@ -356,6 +357,19 @@ def _generation_result(message: generator_pb2.GenerationResult) -> GenerationRes
         ),
         seconds=message.seconds,
         peak_memory_bytes=message.peak_memory_bytes,
+        proof=_proof(message.proof) if message.HasField("proof") else None,
+    )
+
+
+def _proof(message: generator_pb2.Proof) -> Proof:
+    return Proof(
+        without=message.without,
+        with_generated=message.with_generated,
+        difference=message.difference,
+        low=message.low,
+        high=message.high,
+        judged_wafers=message.judged_wafers,
+        judged_lots=message.judged_lots,
     )
 
 

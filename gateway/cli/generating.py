@@ -18,7 +18,7 @@ from gateway.cli.following import cancelled_with_command, follow_generation
 from gateway.cli.options import GeneratorAddress, Home, Json, Local, Reach, Session
 from gateway.cli.output import Output
 from gateway.cli.wafers import Frozen, Grid, TaughtWafers, class_id, described, freeze, read_taught
-from gateway.values import GenerationRequest, GenerationRun, Method, VariationOptions
+from gateway.values import GenerationRequest, GenerationRun, Method, Proof, VariationOptions
 from services.common.dataset import open_dataset
 from services.common.errors import AlreadyExistsError, InvalidArgumentError
 from services.common.store import BlobStore, open_store
@@ -147,6 +147,14 @@ def generate(
     die_noise: DieNoise = None,
     strength: Strength = None,
     handedness: Handedness = None,
+    prove: Annotated[
+        bool,
+        typer.Option(
+            "--prove",
+            help="Also teach a small classifier with and without the wafers made and tell what they change in its "
+            "macro-F1. Lots are set aside to judge it; their wafers have no children then.",
+        ),
+    ] = False,
     home: Home = None,
     local: Local = False,
     generator_address: GeneratorAddress = "",
@@ -170,7 +178,8 @@ def generate(
         handedness=handedness,
     )
     reach = Reach.to(home, local, generator=generator_address)
-    asyncio.run(_generate(Output(as_json), reach, generating_dir, wanted, count, options, target, file_format, seed))
+    output = Output(as_json)
+    asyncio.run(_generate(output, reach, generating_dir, wanted, count, options, target, file_format, seed, prove))
 
 
 def parse_status(status: str) -> list[ClassStatus]:
@@ -206,16 +215,17 @@ async def _generate(
     target: Path,
     file_format: str,
     seed: int,
+    prove: bool,
 ) -> None:
     """Reads, freezes, makes, writes, tells."""
     taught = read_taught(folder)
     wanted_of = requests(wanted, taught, count, options)
     store = open_store(reach.settings().resolved_store_url)
-    frozen = freeze(store, taught, hold_back=False)
+    frozen = freeze(store, taught, hold_back=prove)
     if taught.skipped:
         output.warn(f"{len(taught.skipped)} files could not be read:\n{described(taught.skipped)}")
     async with reach.services(output, "generator") as session:
-        ended = await make_more(session, output, frozen, wanted_of, seed=seed, name=folder.name)
+        ended = await make_more(session, output, frozen, wanted_of, seed=seed, name=folder.name, prove=prove)
     written = _write(store, ended, frozen, target, file_format)
     show_generation(output, ended, frozen)
     output.say(f"Written to {target}: {sum(written.values())} wafers. Teach with them: teachwafer train {target}")
@@ -258,7 +268,14 @@ def requests(
 
 
 async def make_more(
-    session: Session, output: Output, frozen: Frozen, wanted: list[GenerationRequest], *, seed: int, name: str
+    session: Session,
+    output: Output,
+    frozen: Frozen,
+    wanted: list[GenerationRequest],
+    *,
+    seed: int,
+    name: str,
+    prove: bool = False,
 ) -> GenerationRun:
     """Makes wafers and shows how far it is.
 
@@ -269,13 +286,14 @@ async def make_more(
         wanted: What to make.
         seed: Seed of everything random.
         name: Name of the generation for people.
+        prove: Whether to tell what the wafers change in a classifier.
 
     Raises:
         JobFailedError: The generation failed.
     """
     clients = session.clients
     started = await clients.generator.create(
-        frozen.dataset_id, wanted, seed=seed, display_name=name, request_id=uuid.uuid4().hex
+        frozen.dataset_id, wanted, seed=seed, display_name=name, request_id=uuid.uuid4().hex, prove=prove
     )
     async with cancelled_with_command(
         output,
@@ -323,6 +341,22 @@ def show_generation(output: Output, run: GenerationRun, frozen: Frozen) -> None:
         f"data set version {run.result.dataset_id}   {run.result.seconds:.1f} s   "
         f"peak memory {run.result.peak_memory_bytes / 2**20:,.0f} MiB"
     )
+    if run.result.proof is not None:
+        output.say(proof_text(run.result.proof))
+
+
+def proof_text(proof: Proof) -> str:
+    """Says whether generated wafers help."""
+    verdict = "It is not shown that they help"
+    if proof.low > 0:
+        verdict = "They help"
+    elif proof.high < 0:
+        verdict = "They do harm"
+    return (
+        f"{verdict}: macro-F1 {proof.with_generated:.3f} with them, {proof.without:.3f} without "
+        f"({proof.difference:+.3f}, 95 % interval {proof.low:+.3f} to {proof.high:+.3f}; judged by "
+        f"{proof.judged_wafers} wafers of {proof.judged_lots} lots set aside)."
+    )
 
 
 def _figure(value: float | None, form: str) -> str:
@@ -338,6 +372,7 @@ def generation_json(run: GenerationRun, frozen: Frozen) -> dict[str, Any]:
         "dataset_version": f"datasetVersions/{result.dataset_id}" if result else "",
         "seconds": result.seconds if result else 0.0,
         "peak_memory_bytes": result.peak_memory_bytes if result else 0,
+        "proof": asdict(result.proof) if result and result.proof else None,
         "classes": {
             names.get(each.class_id, each.class_id): {
                 "count": each.count,

@@ -39,7 +39,13 @@ from gateway.values import (
     VariationOptions,
     WaferClass,
 )
-from gateway.views.generation import VARIATION_STEPS, progress_text, realism_sentences, variation_options
+from gateway.views.generation import (
+    VARIATION_STEPS,
+    progress_text,
+    proof_sentence,
+    realism_sentences,
+    variation_options,
+)
 from gateway.views.projects import problem_text
 
 LEARNED_NEEDS: Final = 20
@@ -106,6 +112,12 @@ class GenerateDialog:
                 count = ui.number(value=DEFAULT_COUNT, min=1, max=MAX_COUNT, step=1, precision=0)
                 count.props("outlined dense").style("width:120px").props["aria-label"] = t("generate.count")
             self._variation_settings()
+            with box("tw-row"):
+                with box("tw-stack tight tw-grow"):
+                    Text(t("generate.prove"), "tw-label")
+                    Text(t("generate.prove_help"), "tw-faint")
+                prove = ui.switch(value=False)
+                prove.props["aria-label"] = t("generate.prove")
 
         async def start() -> None:
             async with self._view.doing():
@@ -114,7 +126,11 @@ class GenerateDialog:
                     self._class.class_id, wanted, self._method, variation_options(self._answers())
                 )
                 run = await self._room.start(
-                    self._class.project_id, [request], seed=secrets.randbelow(2**31), request_id=secrets.token_hex(16)
+                    self._class.project_id,
+                    [request],
+                    seed=secrets.randbelow(2**31),
+                    request_id=secrets.token_hex(16),
+                    prove=bool(prove.value),
                 )
                 self._view.later(self._follow(run))
 
@@ -240,7 +256,9 @@ class GenerateDialog:
             if made is not None:
                 heading(t("generate.realism"), 3)
                 with box("tw-stack tight"):
-                    for text, tone in realism_sentences(t, made.realism):
+                    proof = run.result.proof if run.result else None
+                    told = [*realism_sentences(t, made.realism), *([proof_sentence(t, proof)] if proof else [])]
+                    for text, tone in told:
                         with box(f"tw-health {tone or 'off'}"):
                             icon("warning" if tone == "warn" else "check" if tone else "info", "small")
                             Text(text)

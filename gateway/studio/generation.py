@@ -38,7 +38,13 @@ class GenerationRoom:
         self._minder = minder
 
     async def start(
-        self, project_id: str, requests: Sequence[GenerationRequest], *, seed: int = 0, request_id: str = ""
+        self,
+        project_id: str,
+        requests: Sequence[GenerationRequest],
+        *,
+        seed: int = 0,
+        request_id: str = "",
+        prove: bool = False,
     ) -> GenerationRun:
         """Freezes the project and starts generating from its training wafers.
 
@@ -47,13 +53,15 @@ class GenerationRoom:
             requests: What to make, one entry a class.
             seed: Seed of everything random, 0 to 2^32-1.
             request_id: The same id again returns the generation that it started the first time.
+            prove: Whether to teach a classifier with and without the wafers made and tell what they change.
 
         Raises:
             NotFoundError: There is no such project or class.
             InvalidArgumentError: Nothing is asked for, or a setting is out of range.
             FailedPreconditionError: A class has no wafer in training (reason NO_PARENTS), or fewer than 20 for a
                 learned generator (reason TOO_FEW_WAFERS); a learned generator where wafers show several patterns
-                (reason LEARNED_ONE_PATTERN); anything where only normal wafers teach (reason ONLY_REAL_TEACH).
+                (reason LEARNED_ONE_PATTERN); anything where only normal wafers teach (reason ONLY_REAL_TEACH); a proof
+                without wafers in lots set aside (reason NOTHING_TO_JUDGE).
             UnavailableError: The generator cannot be reached.
         """
         if not requests:
@@ -67,7 +75,7 @@ class GenerationRoom:
         project = await self._desk.read(lambda connection: projects.get(connection, project_id))
         request = request_id or new_id()
         run = await self._desk.clients.generator.create(
-            frozen.dataset_id, requests, seed=seed, display_name=project.name, request_id=request
+            frozen.dataset_id, requests, seed=seed, display_name=project.name, request_id=request, prove=prove
         )
         person = current_person()
         spec = {"requests": dumped(REQUESTS, tuple(requests)), "seed": seed}

@@ -12,6 +12,7 @@ from gateway.values.generation import (
     GenerationResult,
     GenerationRun,
     Method,
+    Proof,
     Realism,
     VariationOptions,
 )
@@ -119,6 +120,7 @@ __all__ = [
     "Project",
     "ProjectState",
     "ProjectSummary",
+    "Proof",
     "PublishFailed",
     "QueueState",
     "Realism",

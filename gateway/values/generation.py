@@ -120,6 +120,29 @@ class ClassResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Proof:
+    """What generated wafers change in the macro-F1 of a classifier, judged by real wafers of lots set aside.
+
+    Attributes:
+        without: Mean macro-F1 taught with real wafers alone.
+        with_generated: The same, taught with generated wafers as well.
+        difference: Mean paired difference.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        judged_wafers: Wafers that judged.
+        judged_lots: Their lots.
+    """
+
+    without: float
+    with_generated: float
+    difference: float
+    low: float
+    high: float
+    judged_wafers: int
+    judged_lots: int
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationResult:
     """What a succeeded generation made.
 
@@ -128,12 +151,14 @@ class GenerationResult:
         classes: One row a class.
         seconds: Wall time.
         peak_memory_bytes: Peak resident memory.
+        proof: What the wafers change in a classifier, where that was asked for.
     """
 
     dataset_id: str
     classes: tuple[ClassResult, ...]
     seconds: float
     peak_memory_bytes: int
+    proof: Proof | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +207,10 @@ class GenerationProgress:
     Attributes:
         sequence: Number of the event in its job, from 1.
         when: When it happened.
-        class_id: Class at work.
-        stage: `learning`, `making` or `checking`.
-        done: Steps learned or wafers made so far.
-        total: Steps to learn or wafers to make.
+        class_id: Class at work; "" while proving.
+        stage: `learning`, `making`, `checking` or `proving`.
+        done: Steps learned, wafers made or draws proved so far.
+        total: Steps to learn, wafers to make or draws to prove.
         progress: Share of the whole job done, 0 to 1.
         loss: Loss while learning; 0 otherwise.
         device: Device in use.

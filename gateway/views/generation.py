@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.i18n import Messages
-from gateway.values import GenerationProgress, JobState, Realism, VariationOptions
+from gateway.values import GenerationProgress, JobState, Proof, Realism, VariationOptions
 
 CLOSE, FAR = 0.5, 1.6
 """Bounds of the distance to real wafers, as a multiple of the real wafers' distance to one another."""
@@ -68,6 +68,26 @@ def realism_sentences(t: Messages, realism: Realism) -> list[tuple[str, str]]:
         made, real = t.percent(realism.recognised_share), t.percent(realism.recognised_share_real)
         sentences.append((t("generate.recognised", made=made, real=real), "warn" if doubtful else "good"))
     return sentences
+
+
+def proof_sentence(t: Messages, proof: Proof) -> tuple[str, str]:
+    """Says whether generated wafers help, with its tone."""
+    key, tone = "generate.proof_unclear", ""
+    if proof.low > 0:
+        key, tone = "generate.proof_helps", "good"
+    elif proof.high < 0:
+        key, tone = "generate.proof_harms", "warn"
+    text = t(
+        key,
+        without=f"{proof.without:.3f}",
+        made=f"{proof.with_generated:.3f}",
+        difference=f"{proof.difference:+.3f}",
+        low=f"{proof.low:+.3f}",
+        high=f"{proof.high:+.3f}",
+        wafers=proof.judged_wafers,
+        lots=proof.judged_lots,
+    )
+    return text, tone
 
 
 def progress_text(t: Messages, state: JobState, queue_position: int, last: GenerationProgress | None) -> str:

@@ -44,7 +44,7 @@ def spec_from_proto(job: generator_pb2.GenerationJob) -> GenerationSpec:
     classes = tuple(
         _class_from_proto(each, f"generation_job.classes[{index}]") for index, each in enumerate(job.classes)
     )
-    return GenerationSpec(dataset.id, classes, job.seed)
+    return GenerationSpec(dataset.id, classes, job.seed, job.prove)
 
 
 def job_to_proto(job: Job) -> generator_pb2.GenerationJob:
@@ -159,6 +159,7 @@ def _requested(spec: GenerationSpec) -> generator_pb2.GenerationJob:
         dataset_version=str(DatasetVersionName(spec.dataset_id)),
         classes=[_class_to_proto(each) for each in spec.classes],
         seed=spec.seed,
+        prove=spec.prove,
     )
 
 
@@ -189,6 +190,7 @@ def _result_to_proto(outcome: GenerationOutcome) -> generator_pb2.GenerationResu
         classes=classes,
         seconds=outcome.seconds,
         peak_memory_bytes=outcome.peak_memory_bytes,
+        proof=generator_pb2.Proof(**asdict(outcome.proof)) if outcome.proof else None,
     )
 
 

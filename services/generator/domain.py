@@ -93,17 +93,20 @@ class GenerationSpec:
         dataset_id: Data set version whose training wafers are the parents.
         classes: What to make, one entry a class.
         seed: Seed of everything random.
+        prove: Whether to teach a classifier with and without the wafers made, and tell what they change.
     """
 
     dataset_id: str
     classes: tuple[ClassRequest, ...]
     seed: int = 0
+    prove: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Returns JSON values that `from_json` reads."""
         return {
             "dataset_id": self.dataset_id,
             "seed": self.seed,
+            "prove": self.prove,
             "classes": [
                 {
                     "class_id": each.class_id,
@@ -122,6 +125,7 @@ class GenerationSpec:
         return cls(
             dataset_id=data["dataset_id"],
             seed=data["seed"],
+            prove=data.get("prove", False),
             classes=tuple(
                 ClassRequest(each["class_id"], each["count"], methods[each["method"]](**each["options"]))
                 for each in data["classes"]
@@ -171,6 +175,29 @@ class ClassOutcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Proof:
+    """What generated wafers change in a classifier; see `services.generator.proof`.
+
+    Attributes:
+        without: Mean macro-F1 over the draws, taught with real wafers alone.
+        with_generated: The same, taught with generated wafers as well.
+        difference: Mean paired difference.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        judged_wafers: Real wafers that judged, of lots set aside.
+        judged_lots: Their lots.
+    """
+
+    without: float
+    with_generated: float
+    difference: float
+    low: float
+    high: float
+    judged_wafers: int
+    judged_lots: int
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationOutcome:
     """What a job made.
 
@@ -179,12 +206,14 @@ class GenerationOutcome:
         classes: One entry a class, in the order asked for.
         seconds: Wall time of the attempt, seconds.
         peak_memory_bytes: Peak resident memory of the attempt, bytes.
+        proof: What the wafers change in a classifier, where that was asked for.
     """
 
     dataset_id: str
     classes: tuple[ClassOutcome, ...]
     seconds: float
     peak_memory_bytes: int
+    proof: Proof | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns JSON values that `from_json` reads."""
@@ -194,7 +223,8 @@ class GenerationOutcome:
     def from_json(cls, data: Mapping[str, Any]) -> GenerationOutcome:
         """Reads what `to_json` made."""
         classes = tuple(ClassOutcome(**{**each, "realism": Realism(**each["realism"])}) for each in data["classes"])
-        return cls(**{**data, "classes": classes})
+        proof = Proof(**data["proof"]) if data.get("proof") else None
+        return cls(**{**data, "classes": classes, "proof": proof})
 
 
 def check_spec(spec: GenerationSpec) -> None:
@@ -227,7 +257,7 @@ def check_against(spec: GenerationSpec, manifest: DatasetManifest) -> None:
     Raises:
         NotFoundError: A class is not in it.
         InvalidArgumentError: A setting is not legal for a class's pattern.
-        FailedPreconditionError: A class has too few training wafers.
+        FailedPreconditionError: A class has too few training wafers, or a proof has no wafers that judge.
     """
     wrong: list[FieldViolation] = []
     for index, each in enumerate(spec.classes):
@@ -241,6 +271,23 @@ def check_against(spec: GenerationSpec, manifest: DatasetManifest) -> None:
     _raise_if(wrong)
     for each in spec.classes:
         check_parents(each, class_of(manifest.classes, each.class_id), manifest.counts[each.class_id][Split.TRAIN])
+    if spec.prove:
+        _check_judges(spec, manifest)
+
+
+def _check_judges(spec: GenerationSpec, manifest: DatasetManifest) -> None:
+    """Checks that the generated classes, and two at least, have wafers in lots set aside, which judge."""
+    judged = {name for name, sides in manifest.counts.items() if sides[Split.TUNE] + sides[Split.TEST]}
+    lacking = [
+        class_of(manifest.classes, each.class_id).display_name for each in spec.classes if each.class_id not in judged
+    ]
+    if lacking or len(judged) < 2:
+        raise FailedPreconditionError(
+            "Expected wafers of each generated class, and of at least two classes, in lots set aside: they judge "
+            f"whether generated wafers help. Received none of {', '.join(map(repr, lacking)) or 'a second class'}. Add "
+            "wafers of other lots, or generate without the proof.",
+            reason="NOTHING_TO_JUDGE",
+        )
 
 
 def check_parents(request: ClassRequest, class_: DatasetClass, parents: int) -> None:

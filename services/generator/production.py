@@ -35,9 +35,9 @@ class Progress:
     """Where the work on a class stands.
 
     Attributes:
-        stage: `learning`, `making` or `checking`.
-        done: Steps learned or wafers made.
-        total: Steps to learn or wafers to make.
+        stage: `learning`, `making`, `checking` or `proving`.
+        done: Steps learned, wafers made or draws proved.
+        total: Steps to learn, wafers to make or draws to prove.
         share: Share of the work on this class that is done, 0 to 1.
         loss: Loss of the generator while learning, else 0.
         device: Device in use.
@@ -160,6 +160,10 @@ class ClassProduction:
             share = self._learning_share + (1 - self._learning_share) * done / count
             self._listener.progressed(Progress("making", done, count, share, device=self._device))
             yield GeneratedWafers(self._prefix, first, grids, self._class.class_id, origin, chosen, ids, lots)
+
+    def embeddings(self) -> NDArray[np.float32]:
+        """Returns the embeddings (n, 384) of an even sample of the wafers made, 500 at most; judges must be there."""
+        return self._meter.embeddings()
 
     def outcome(self) -> ClassOutcome:
         """Compares what was made with the real wafers."""

@@ -67,6 +67,7 @@ class RealismMeter:
         chosen = np.random.default_rng(expected).choice(expected, min(expected, MOST_COMPARED), replace=False)
         self._sample = np.sort(chosen)
         self._kept: list[NDArray[np.uint8]] = []
+        self._embeddings: NDArray[np.float32] | None = None
         self._fractions = 0.0
         self._copies = 0
         self._seen = 0
@@ -112,6 +113,7 @@ class RealismMeter:
         # Copies, because a view would keep all the wafers that share its memory.
         self._kept += [shared[index].copy() for index in (self._sample[start:stop] - self._seen).tolist()]
         self._seen += len(shared)
+        self._embeddings = None
 
     def result(self) -> Realism:
         """Returns the figures over all wafers taken, of which there must be one at least.
@@ -137,9 +139,12 @@ class RealismMeter:
     def embeddings(self) -> NDArray[np.float32]:
         """Returns the embeddings (n, 384) of the sample of 500 generated wafers taken; judges must be there."""
         assert self._judges is not None  # noqa: S101 - said above
-        return self._judges.embedding.embed(
-            [self._kept[place] for place in even_places(len(self._kept), MOST_EMBEDDED)]
-        )
+        if self._embeddings is None:
+            self._embeddings = self._embedded(self._judges)
+        return self._embeddings
+
+    def _embedded(self, judges: Judges) -> NDArray[np.float32]:
+        return judges.embedding.embed([self._kept[place] for place in even_places(len(self._kept), MOST_EMBEDDED)])
 
     def _judged(self) -> dict[str, float]:
         """Returns what the judges say, where there are any and wafers enough."""

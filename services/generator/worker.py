@@ -29,8 +29,9 @@ from services.generator.domain import (
     check_parents,
     class_of,
 )
-from services.generator.embedding import WaferEmbedding
+from services.generator.embedding import WIDTH, WaferEmbedding
 from services.generator.production import ClassProduction, Progress, real_parents
+from services.generator.proof import DRAWS, prove
 from services.generator.realism import Judges
 from services.generator.recognition import recogniser_of
 
@@ -53,18 +54,23 @@ def work(context: JobContext) -> dict[str, Any]:
     embedding = WaferEmbedding()
     recogniser, numbers = recogniser_of(dataset, embedding, spec.seed)
     outcomes: list[ClassOutcome] = []
+    made: dict[str, NDArray[np.float32]] = {}
     weights = np.array([_weight(request) for request in spec.classes])
     with DatasetWriter(context.store, dataset_id, dataset.classes, parent=dataset.manifest.dataset_id) as writer:
         for index, request in enumerate(spec.classes):
             begin, weight = weights[:index].sum() / weights.sum(), weights[index] / weights.sum()
             reporter = _Reporter(context, request.class_id, float(begin), float(weight))
             judges = Judges(embedding, recogniser, numbers.get(request.class_id, 0))
-            outcomes.append(_make_class(context, dataset, spec, index, writer, reporter, judges))
-        outcome = GenerationOutcome(dataset_id, tuple(outcomes), context.elapsed_s(), context.peak_memory_bytes())
+            outcome, made[request.class_id] = _make_class(context, dataset, spec, index, writer, reporter, judges)
+            outcomes.append(outcome)
+        proof = None
+        if spec.prove:
+            proof = prove(dataset, embedding, made, spec.seed, lambda draw: _proved(context, draw))
+        whole = GenerationOutcome(dataset_id, tuple(outcomes), context.elapsed_s(), context.peak_memory_bytes(), proof)
         context.check_cancelled()
-        write_file(context.checkpoints / _OUTCOME_FILE, json.dumps(outcome.to_json()).encode())
+        write_file(context.checkpoints / _OUTCOME_FILE, json.dumps(whole.to_json()).encode())
         writer.finish()
-    return outcome.to_json()
+    return whole.to_json()
 
 
 def _make_class(
@@ -75,8 +81,8 @@ def _make_class(
     writer: DatasetWriter,
     reporter: _Reporter,
     judges: Judges,
-) -> ClassOutcome:
-    """Makes the wafers of one class and writes them."""
+) -> tuple[ClassOutcome, NDArray[np.float32]]:
+    """Makes the wafers of one class and writes them; returns also the embeddings of a sample, for the proof."""
     request = spec.classes[index]
     class_ = class_of(dataset.classes, request.class_id)
     parents = real_parents(dataset, request.class_id)
@@ -93,7 +99,25 @@ def _make_class(
     )
     for wafers in production.wafers():
         writer.add_generated(wafers)
-    return production.outcome()
+    outcome = production.outcome()
+    return outcome, production.embeddings() if spec.prove else np.zeros((0, WIDTH), np.float32)
+
+
+def _proved(context: JobContext, draw: int) -> None:
+    """Reports a draw of the proof."""
+    context.check_cancelled()
+    context.report(
+        PROGRESS_KIND,
+        progress=1.0,
+        device="CPU",
+        class_id="",
+        stage="proving",
+        done=draw,
+        total=DRAWS,
+        loss=0.0,
+        share=1.0,
+        device_name="CPU",
+    )
 
 
 class _Reporter:

@@ -19,6 +19,7 @@ from services.generator.domain import (
     GenerationOutcome,
     GenerationSpec,
     LearnedOptions,
+    Proof,
     Realism,
     VariationOptions,
 )
@@ -42,6 +43,7 @@ specs = st.builds(
     st.from_regex(r"[a-z0-9][a-z0-9-]{0,20}", fullmatch=True),
     st.lists(requests, max_size=4).map(tuple),
     st.integers(0, 2**32 - 1),
+    st.booleans(),
 )
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -81,17 +83,23 @@ measured = [each for each in dataclasses.fields(Realism) if each.default is None
 @given(
     st.lists(st.floats(0, 1), min_size=7, max_size=7),
     st.lists(st.none() | st.floats(0, 1), min_size=len(measured), max_size=len(measured)),
+    st.none() | st.builds(Proof, *[st.floats(-1, 1)] * 5, st.integers(1, 9999), st.integers(1, 9999)),
     st.integers(0, 2**40),
 )
-def test_a_result_survives_storage_and_wire(figures: list[float], optional: list[float | None], memory: int) -> None:
+def test_a_result_survives_storage_and_wire(
+    figures: list[float], optional: list[float | None], proof: Proof | None, memory: int
+) -> None:
     realism = Realism(*figures, *optional)
-    outcome = GenerationOutcome("d1", (ClassOutcome("c1", 5, 20, 1, realism),), 1.5, memory)
+    outcome = GenerationOutcome("d1", (ClassOutcome("c1", 5, 20, 1, realism),), 1.5, memory, proof)
     assert GenerationOutcome.from_json(outcome.to_json()) == outcome
     spec = GenerationSpec("d0", ())
     done = job(spec, state=JobState.SUCCEEDED, result=outcome.to_json(), started_at=NOW, ended_at=NOW)
     result = converters.job_to_proto(done).result
     assert result.dataset_version == "datasetVersions/d1"
     assert result.peak_memory_bytes == memory
+    assert result.HasField("proof") == (proof is not None)
+    for field in dataclasses.fields(Proof) if proof else ():
+        assert getattr(result.proof, field.name) == getattr(proof, field.name)
     shown = result.classes[0]
     for field in dataclasses.fields(Realism):
         expected = getattr(realism, field.name)

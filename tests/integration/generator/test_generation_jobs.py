@@ -76,8 +76,10 @@ def freeze(store: BlobStore) -> None:
         writer.finish()
 
 
-async def start(stub: generator_pb2_grpc.GeneratorServiceStub, *classes: object, seed: int = 3) -> JOB:
-    body = {"dataset_version": "datasetVersions/parents", "classes": list(classes), "seed": seed}
+async def start(
+    stub: generator_pb2_grpc.GeneratorServiceStub, *classes: object, seed: int = 3, prove: bool = False
+) -> JOB:
+    body = {"dataset_version": "datasetVersions/parents", "classes": list(classes), "seed": seed, "prove": prove}
     request = json_format.ParseDict({"generation_job": body}, generator_pb2.CreateGenerationJobRequest())
     return await stub.CreateGenerationJob(request)
 
@@ -175,6 +177,22 @@ async def test_the_same_seed_makes_the_same_wafers(stub, home: Path) -> None:
     one, same, other = (content(home, version) for version in versions)
     assert one == same
     assert one != other
+
+
+async def test_a_job_tells_what_its_wafers_change_by_wafers_of_lots_without_children(stub, home: Path) -> None:
+    wanted = [{"class_id": name, "count": 30, "variations": {}} for name in ("centre", "ring")]
+    job = await start(stub, *wanted, prove=True)
+    done = await ended(stub, job.name)
+    assert done.prove
+    proof = done.result.proof
+    assert (proof.judged_wafers, proof.judged_lots) == (20, 4)
+    assert 0 <= proof.without <= 1
+    assert proof.low <= proof.difference <= proof.high
+    judged = {w.lot for w in open_dataset(store_of(home), "parents").iter_wafers(Split.TEST)}
+    version = done.result.dataset_version
+    assert not judged & {wafer.lot for wafer in open_dataset(store_of(home), version).iter_wafers()}
+    stages = [event.progressed.stage async for event in watched(stub, job.name) if event.HasField("progressed")]
+    assert "proving" in stages
 
 
 async def test_a_cancelled_job_leaves_nothing_behind(stub, home: Path) -> None:

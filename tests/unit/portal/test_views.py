@@ -31,6 +31,7 @@ from gateway.values import (
     Level,
     ModelPublished,
     Problem,
+    Proof,
     PublishFailed,
     Realism,
     SkippedEntry,
@@ -40,7 +41,7 @@ from gateway.values import (
     WaferInfo,
 )
 from gateway.views.evaluation import class_sentence, figures, matrix_rows, score_rows, summary_sentences
-from gateway.views.generation import VARIATION_STEPS, realism_sentences, variation_options
+from gateway.views.generation import VARIATION_STEPS, proof_sentence, realism_sentences, variation_options
 from gateway.views.models import python_snippet
 from gateway.views.predictions import (
     answer_name,
@@ -393,6 +394,22 @@ def test_what_trained_networks_see_in_generated_wafers_is_said(t):
     assert next(tone for text, tone in told.items() if "63%" in text) == "warn"
     both = [text for text, _ in realism_sentences(t, replace(realism, frechet_distance_real=0.045))]
     assert any("0.012" in text and "0.045" in text for text in both)
+
+
+@pytest.mark.parametrize("t", [EN, KO])
+def test_whether_generated_wafers_help_is_said_plainly(t):
+    helps = Proof(0.801, 0.852, 0.051, 0.013, 0.092, 240, 31)
+    texts = []
+    for proof, tone in (
+        (helps, "good"),
+        (replace(helps, low=-0.02), ""),
+        (replace(helps, low=-0.2, high=-0.1), "warn"),
+    ):
+        text, told = proof_sentence(t, proof)
+        assert told == tone
+        assert all(figure in text for figure in ("0.801", "0.852", "+0.051", "240", "31"))
+        texts.append(text.partition("0.8")[0])
+    assert len(set(texts)) == 3
 
 
 def test_an_upload_says_what_was_left_out():
