@@ -51,6 +51,11 @@ protos: $(TEST_STAMP) ## Generate the Python modules of protos/ anew
 .PHONY: bench
 bench: $(TEST_STAMP) ## Measure side by side: serving, generating, training
 	for file in tests/bench/[a-z]*.py; do echo "== $$file" && $(BIN)/python $$file || exit 1; done
+	$(BIN)/python tests/bench/serving --peers ""
+
+.PHONY: bench-serving
+bench-serving: $(TEST_STAMP) ## Measure the predictor beside other model servers and write docs/bench (installs them into .venvs)
+	$(BIN)/python tests/bench/serving
 
 .PHONY: pretrain
 pretrain: $(STAMP) ## Pretrain the shipped backbones anew (hours; continues where it was stopped)

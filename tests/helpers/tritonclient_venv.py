@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / ".venvs" / "tritonclient"
+from tests.helpers.venvs import venv_python
+
 REQUIREMENT = "tritonclient[grpc,http]>=2.60,<3"
 
 
@@ -18,12 +15,4 @@ def tritonclient_python() -> Path:
     Raises:
         subprocess.CalledProcessError: tritonclient could not be installed.
     """
-    python, complete = FOLDER / "bin" / "python", FOLDER / ".complete"
-    FOLDER.parent.mkdir(exist_ok=True)
-    with (FOLDER.parent / ".tritonclient.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # test processes that run side by side make it once
-        if not complete.is_file() or complete.read_text() != REQUIREMENT:
-            subprocess.run([sys.executable, "-m", "venv", "--clear", str(FOLDER)], check=True)
-            subprocess.run([str(python), "-m", "pip", "install", "--quiet", REQUIREMENT], check=True)
-            complete.write_text(REQUIREMENT)
-    return python
+    return venv_python("tritonclient", REQUIREMENT)
