@@ -345,6 +345,7 @@ def _training_result(message: trainer_pb2.TrainingResult) -> TrainingResult:
         training_wafers=message.training_wafers,
         seconds=message.seconds,
         peak_memory_bytes=message.peak_memory_bytes,
+        doubtful_lots=tuple(message.doubtful_lots),
     )
 
 

@@ -112,6 +112,9 @@ class _Evaluation:
                 note(t("evaluate.tune_text", wafers=wafers, lots=lots))
             else:
                 note(t("evaluate.no_test"), "warn")
+            doubtful = run.result.doubtful_lots if run.result else ()
+            if doubtful:
+                note(t("evaluate.doubtful_lots", lots=", ".join(doubtful)), "warn")
 
     def _figures(self, scores: EvaluationView) -> None:
         t = self._view.t

@@ -113,6 +113,7 @@ class TrainingResult:
         training_wafers: Wafers trained on, generated ones included.
         seconds: Wall time.
         peak_memory_bytes: Peak resident memory.
+        doubtful_lots: Tune lots whose labels contradict sure answers so often that the accept rule left them out.
     """
 
     best_epoch: int
@@ -126,6 +127,7 @@ class TrainingResult:
     training_wafers: int
     seconds: float
     peak_memory_bytes: int
+    doubtful_lots: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

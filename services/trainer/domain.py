@@ -141,6 +141,7 @@ class TrainingOutcome:
         seconds: wall time of the attempt.
         peak_memory_bytes: peak resident memory of the attempt.
         warnings: what a person should know about the data or the result.
+        doubtful_lots: tune lots that the accept rule left out; see `services.trainer.calibration.doubtful_lots`.
     """
 
     best_epoch: int
@@ -156,6 +157,7 @@ class TrainingOutcome:
     seconds: float
     peak_memory_bytes: int
     warnings: tuple[str, ...] = ()
+    doubtful_lots: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Returns the outcome as JSON values whose names are those of the protocol's `TrainingResult`."""

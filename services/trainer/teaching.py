@@ -72,7 +72,7 @@ class _Lesson:
     accept_threshold: float = 0.0
     best_epoch: int = 0
     epochs: int = 0
-    warnings: tuple[str, ...] = ()
+    doubtful_lots: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,9 @@ def run(context: JobContext, library: BackboneLibrary) -> TrainingOutcome:
         lesson = _teach_normal(context, trunk, backbone, wafers, config.seed)
     else:
         lesson = _teach_patterns(context, library, backbone, trunk, wafers, config)
+    warnings = [*wafers.warnings, *_of_lots(lesson.doubtful_lots)]
+    for warning in warnings[len(wafers.warnings) :]:
+        context.report(WARNING_KIND, message=warning)
     lesson.model.save(context.folder / KERAS_FILE)
     export_onnx(lesson.model, context.folder / MODEL_FILE)
     _begin(context, "evaluating", 0.9)
@@ -130,7 +133,8 @@ def run(context: JobContext, library: BackboneLibrary) -> TrainingOutcome:
         training_wafers=lesson.training_wafers,
         seconds=context.elapsed_s(),
         peak_memory_bytes=context.peak_memory_bytes(),
-        warnings=(*wafers.warnings, *lesson.warnings),
+        warnings=tuple(warnings),
+        doubtful_lots=lesson.doubtful_lots,
     )
     _write_facts(context.folder, outcome, spec, backbone.size, lesson)
     return outcome
@@ -148,6 +152,17 @@ def device_name() -> str:
 def _begin(context: JobContext, stage: str, share: float, device: str = "") -> None:
     """Reports that a stage begins; `share` of the whole work is done."""
     context.report(STAGE_KIND, progress=share, device=device or None, stage=stage, share=share, device_name=device)
+
+
+def _of_lots(doubtful: Sequence[str]) -> list[str]:
+    """Returns a warning of lots whose labels are in doubt, where there are any."""
+    if not doubtful:
+        return []
+    return [
+        f"In the tune lots {', '.join(doubtful)} the labels contradict answers that the model is sure of far more "
+        "often than in the others. Look at these labels. What is accepted without a look was decided without these "
+        "lots."
+    ]
 
 
 def _read(context: JobContext, spec: TrainingSpec, size: int) -> TeachingSet:
@@ -201,19 +216,8 @@ def _teach_patterns(
         novelty_threshold=calibration.novelty_threshold,
         best_epoch=taught.best_epoch,
         epochs=taught.epochs,
-        warnings=_warn_of_lots(context, calibration.doubtful_lots),
+        doubtful_lots=calibration.doubtful_lots,
     )
-
-
-def _warn_of_lots(context: JobContext, lots: Sequence[str]) -> tuple[str, ...]:
-    if not lots:
-        return ()
-    warning = (
-        f"In the tune lots {', '.join(lots)} the labels contradict answers that the model is sure of far more often "
-        "than in the others. Look at these labels. What is accepted without a look was decided without these lots."
-    )
-    context.report(WARNING_KIND, message=warning)
-    return (warning,)
 
 
 def _teach_normal(

@@ -94,6 +94,7 @@ def test_an_outcome_reaches_the_wire_with_every_figure() -> None:
         seconds=3.5,
         peak_memory_bytes=2**33,
         warnings=("few wafers",),
+        doubtful_lots=("lot-7",),
     )
     job = Job(
         id="j",
@@ -122,4 +123,5 @@ def test_an_outcome_reaches_the_wire_with_every_figure() -> None:
     assert result.tune.accepted_error == tune.accepted_error
     assert result.tune.macro_f1_interval.low == tune.macro_f1_interval.low
     assert list(result.warnings) == ["few wafers"]
+    assert list(result.doubtful_lots) == ["lot-7"]
     assert result.peak_memory_bytes == 2**33

@@ -63,7 +63,11 @@ async def _succeed(studio: Studio, services: FakeServices, project: Project) -> 
     """Lets the service tell of success from now on."""
     ids = await _class_ids(studio, project)
     result = trainer_pb2.TrainingResult(
-        best_epoch=3, epochs=7, tune=messages.evaluation(ids, 0.8), test=messages.evaluation(ids, 0.75)
+        best_epoch=3,
+        epochs=7,
+        tune=messages.evaluation(ids, 0.8),
+        test=messages.evaluation(ids, 0.75),
+        doubtful_lots=["lot-9"],
     )
     dataset = f"datasetVersions/{(await studio.datasets.list(project.project_id))[0].dataset_id}"
     done = messages.training(dataset, T.STATE_SUCCEEDED, result=result, progress=1)
@@ -118,6 +122,9 @@ async def test_watching_ends_with_the_published_model(studio: Studio, services: 
     board = await studio.projects.board(project.project_id)
     assert (board.state, board.model_version, board.outdated) == (ProjectState.TRAINED, 1, False)
     assert (await studio.projects.list())[0].score == pytest.approx(0.75)
+    result = (await studio.training.get(run.run_id)).result
+    assert result is not None
+    assert result.doubtful_lots == ("lot-9",)
     # Watching again tells the same and publishes nothing anew.
     again = [event async for event in studio.training.watch(run.run_id, after_sequence=2)]
     assert isinstance(again[-1], ModelPublished)
