@@ -23,6 +23,8 @@ from services.predictor.rest_server import RestServer, serving_rest
 from services.predictor.servicer import PredictorServicer
 from services.predictor.settings import PredictorSettings
 from services.predictor.shared_memory import SharedMemory
+from services.predictor.spans import Spans
+from services.predictor.trace_interceptor import TraceInterceptor
 from services.predictor.tracing import Tracer
 
 SERVICE = "predictor"
@@ -39,7 +41,10 @@ async def serve(settings: PredictorSettings) -> None:
         service=SERVICE,
         port=settings.predictor_grpc_port,
         service_names=[servicer.SERVICE_NAME, kserve_servicer.SERVICE_NAME],
-        interceptors=[AccessInterceptor(access)] if access.guarded else [],
+        interceptors=[
+            *([AccessInterceptor(access)] if access.guarded else []),
+            *([TraceInterceptor()] if settings.predictor_trace_endpoint else []),
+        ],
     )
     models = ModelServer(
         ModelRepository(settings.resolved_model_repository),
@@ -47,6 +52,7 @@ async def serve(settings: PredictorSettings) -> None:
         settings.predictor_threads,
         CanaryRules(settings.predictor_canary_percent),
     )
+    spans = Spans(settings.predictor_trace_endpoint, settings.predictor_trace_share)
     tracer = Tracer(settings.resolved_trace_file)
     runner = InferenceRunner(
         settings.predictor_max_waiting_wafers,
@@ -54,12 +60,13 @@ async def serve(settings: PredictorSettings) -> None:
         ResponseCache(settings.predictor_response_cache_bytes),
         tracer,
         access,
+        spans,
     )
     shared_memory = SharedMemory(allowed=settings.resolved_shared_memory)
     kserve = KServeServicer(models, runner, server.draining, shared_memory, tracer)
     servicer.add_to(server, PredictorServicer(models, runner, server.draining))
     kserve_servicer.add_to(server, kserve)
-    with contextlib.closing(runner):
+    with contextlib.closing(spans), contextlib.closing(runner):
         metrics = MetricsServer(models, settings.host, settings.predictor_metrics_port, access)
         with contextlib.closing(metrics):
             await server.start()

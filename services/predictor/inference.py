@@ -25,6 +25,7 @@ from services.predictor.batching import (
 )
 from services.predictor.model_server import LoadedModel
 from services.predictor.response_cache import ResponseCache, key_of
+from services.predictor.spans import Spans
 from services.predictor.statistics import Run
 from services.predictor.tensors import Tensor
 from services.predictor.tracing import Tracer
@@ -58,6 +59,7 @@ class InferenceRunner:
         cache: Keeps the answers of models that ask for it. Default: nothing is kept.
         tracer: Traces requests. Default: nothing is traced.
         access: Counts what callers ask for. Default: everybody may ask for everything.
+        spans: Sends the spans of requests. Default: there are none.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class InferenceRunner:
         cache: ResponseCache | None = None,
         tracer: Tracer | None = None,
         access: Access | None = None,
+        spans: Spans | None = None,
     ) -> None:
         self._max_waiting_wafers = max_waiting_wafers
         self._waiting_wafers = 0
@@ -74,6 +77,7 @@ class InferenceRunner:
         self._cache = cache or ResponseCache(0)
         self._tracer = tracer or Tracer()
         self._access = access or Access()
+        self._spans = spans or Spans()
 
     async def run(
         self, model: LoadedModel, grids: Grids, outputs: Sequence[str], wishes: Wishes = NO_WISHES
@@ -149,7 +153,7 @@ class InferenceRunner:
         """Returns the answer of one call, out of the cache or from the model, and counts it."""
         self._access.admit(model.name, items)
         start = time.perf_counter()
-        traced = self._tracer.wants(model.name)
+        traced, spanned = self._tracer.wants(model.name), self._spans.wants()
         runs: list[Run] = []
         cached = bool(members) and model.session.config.response_cache and self._cache.keeps
         try:
@@ -173,12 +177,16 @@ class InferenceRunner:
                     keeping = time.perf_counter()
                     self._cache.put(key, answer)
                     model.statistics.cache_misses.add(looked_s + time.perf_counter() - keeping)
-        except BaseException:
+        except BaseException as error:
             model.statistics.failed(time.perf_counter() - start)
+            if spanned:
+                self._spans.add(model.name, model.version, items, start, runs, error)
             raise
         model.statistics.succeeded(items, time.perf_counter() - start, start, runs)
         if traced:
             self._tracer.write(model.name, model.version, wishes.request_id, start, runs)
+        if spanned:
+            self._spans.add(model.name, model.version, items, start, runs)
         return answer
 
     @contextlib.contextmanager

@@ -41,6 +41,8 @@ from services.common.server import TlsFiles
 from services.predictor import rest_converters as converters
 from services.predictor.access import HEADER, Access, caller_var
 from services.predictor.kserve_servicer import KServeServicer
+from services.predictor.spans import HEADER as TRACE_HEADER
+from services.predictor.spans import traceparent_var
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
@@ -195,7 +197,7 @@ class _Application:
         )
 
     def _known(self, handler: Handler) -> Handler:
-        """Returns a handler that notes whose call it is; whether the server is ready is for everybody."""
+        """Returns a handler that notes whose call and trace it is; whether the server is ready is for everybody."""
 
         async def handle(request: Request) -> Response:
             if not request.url.path.startswith(_PROBES):
@@ -203,6 +205,7 @@ class _Application:
                 caller = self._access.caller(request.headers.get(HEADER, ""))
                 caller_var.set(caller)
                 caller_name_var.set(caller.name if caller else "")
+                traceparent_var.set(request.headers.get(TRACE_HEADER, ""))
             return await handler(request)
 
         return handle

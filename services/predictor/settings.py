@@ -43,6 +43,12 @@ class PredictorSettings(ServiceSettings):
     predictor_trace_file: Path | None = None
     """File of the traces that TraceSetting turns on. Absent: a file in `home`."""
 
+    predictor_trace_endpoint: str = Field(default="", pattern=r"^(https?://.+)?$")
+    """Collector of OpenTelemetry that spans go to, as `http://collector:4318`. Empty: there are none."""
+
+    predictor_trace_share: float = Field(default=1.0, ge=0, le=1)
+    """Share of the requests that are traced, of those whose caller does not say whether they are."""
+
     predictor_canary_percent: int = Field(default=0, ge=0, le=99)
     """Share of the requests on which a new version proves itself, where its configuration says nothing; 0 gives all."""
 

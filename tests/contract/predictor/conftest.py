@@ -27,6 +27,8 @@ from services.predictor.response_cache import ResponseCache
 from services.predictor.rest_server import RestServer, serving_rest
 from services.predictor.servicer import PredictorServicer
 from services.predictor.shared_memory import SharedMemory
+from services.predictor.spans import Spans
+from services.predictor.trace_interceptor import TraceInterceptor
 from services.predictor.tracing import Tracer
 from tests.helpers.grpc_testing import serving
 
@@ -75,12 +77,13 @@ def serve(tmp_path: Path) -> Serve:
         max_body_bytes: int = 1 << 20,
         access: Access | None = None,
         key: str = "",
+        spans: Spans | None = None,
     ) -> AsyncIterator[Server]:
         root = tmp_path / "models"
         models = ModelServer(ModelRepository(root), control, threads)
         traces = tmp_path / "trace.json"
         tracer = Tracer(traces)
-        runner = InferenceRunner(4096, threads, ResponseCache(1 << 20), tracer, access)
+        runner = InferenceRunner(4096, threads, ResponseCache(1 << 20), tracer, access, spans)
         draining = asyncio.Event()
         handlers = KServeServicer(models, runner, draining, SharedMemory(allowed=shared_memory), tracer, log_settings)
         await asyncio.to_thread(models.load_all)
@@ -99,7 +102,7 @@ def serve(tmp_path: Path) -> Serve:
                     add,
                     service_names=names,
                     client={"key": key},
-                    interceptors=[AccessInterceptor(access)] if access else [],
+                    interceptors=[*([AccessInterceptor(access)] if access else []), TraceInterceptor()],
                 ) as served,
                 serving_rest(rest),
                 httpx.AsyncClient(base_url=f"http://127.0.0.1:{rest.port}", timeout=60) as client,
