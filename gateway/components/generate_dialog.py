@@ -103,6 +103,7 @@ class GenerateDialog:
     def _ask(self) -> None:
         t = self._view.t
         self._clear()
+        self._settings.clear()
         with self._body:
             paragraph(t("generate.text"), "tw-soft")
             Text(t("generate.method"), "tw-label")

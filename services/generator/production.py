@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -16,12 +17,15 @@ from services.common.dataset import Dataset, DatasetClass, DatasetWafer, Generat
 from services.common.wafer_set import GridSequence
 from services.generator.domain import ClassOutcome, ClassRequest, LearnedOptions, VariationOptions
 from services.generator.realism import Judges, RealismMeter
+from services.generator.shards import Chunk, Shards
 from services.generator.variations import VariationMaker, settings_for
 
 CHUNK = 2048
 """Most variations made between two looks at whether the job was stopped; more share the work on each die grid."""
 CELLS_PER_CHUNK = 6_000_000
 """Most cells of such a chunk, however large the grids."""
+SHARD, LEARNED_SHARD = 16_384, 1024
+"""Variations and learned wafers of a shard: what takes about a second, or ten."""
 LEARNED_CHUNK = 256
 """Learned wafers made between two such looks."""
 PREVIEW = 16
@@ -63,7 +67,7 @@ class Listener(Protocol):
 
 Make = Callable[[int, NDArray[np.intp], int], Sequence[NDArray[np.uint8]]]
 """Makes a wafer for each given parent: number of the first wafer, (n,) positions of parents, number of the attempt."""
-_Chunk = tuple[NDArray[np.intp], GridSequence]
+_Made = tuple[NDArray[np.intp], GridSequence]
 """Positions of parents, and a wafer made from each."""
 
 
@@ -104,10 +108,13 @@ class ClassProduction:
         class_: The class.
         parents: Its real training wafers; enough of them for the method.
         seed: Seed of everything random of this class.
-        prefix: Beginning of the ids of the wafers made.
+        shards: Where finished shards lie.
         checkpoint: File that a learned generator is saved to.
         listener: Hears how it goes.
         judges: What looks at the wafers as trained networks do; None: nothing does.
+
+    Attributes:
+        shards_wanted: Shards that the wafers come in.
     """
 
     def __init__(
@@ -117,7 +124,7 @@ class ClassProduction:
         parents: Sequence[DatasetWafer],
         *,
         seed: int,
-        prefix: str,
+        shards: Shards,
         checkpoint: Path,
         listener: Listener,
         judges: Judges | None = None,
@@ -127,7 +134,11 @@ class ClassProduction:
         self._parents = parents
         self._grids = [parent.dies for parent in parents]
         self._seed = seed
-        self._prefix = prefix
+        self._shards = shards
+        self._prefix = f"{shards.key[:16]}-"
+        self._learned = isinstance(request.method, LearnedOptions)
+        self._shard_size = LEARNED_SHARD if self._learned else SHARD
+        self.shards_wanted = -(-request.count // self._shard_size)
         self._checkpoint = checkpoint
         self._listener = listener
         self._learning_share = 0.0
@@ -135,31 +146,64 @@ class ClassProduction:
         self._rejected = 0
         self._meter = RealismMeter(self._grids, request.count, judges)
 
-    def wafers(self) -> Iterator[GeneratedWafers]:
-        """Makes the wafers and yields them, a chunk at a time."""
-        learned = isinstance(self._request.method, LearnedOptions)
-        maker = self._learned_maker() if learned else self._variation_maker()
-        origin = Origin.LEARNED if learned else Origin.VARIATION
-        order = maker.eligible[np.random.default_rng((self._seed, _ORDER_STREAM)).permutation(len(maker.eligible))]
-        count = self._request.count
-        largest = max(grid.size for grid in self._grids)
-        chunk = LEARNED_CHUNK if learned else max(1, min(CHUNK, CELLS_PER_CHUNK // largest))
+    def wafers(self, shards: Iterable[int] | None = None) -> Iterator[GeneratedWafers]:
+        """Makes the wafers, or takes them from finished shards, and yields them, a chunk at a time.
+
+        Args:
+            shards: Numbers of the shards wanted, growing; all by default.
+        """
+        wanted = list(range(self.shards_wanted) if shards is None else shards)
+        if self._learned and not all(self._shards.finished(index) for index in wanted):
+            # Before the first wafer, so that progress never goes back.
+            _ = self._maker
         ids, lots = [parent.wafer_id for parent in self._parents], [parent.lot for parent in self._parents]
+        origin = Origin.LEARNED if self._learned else Origin.VARIATION
+        for index in wanted:
+            first = index * self._shard_size
+            for chunk in self._shard(index, first, min(first + self._shard_size, self._request.count)):
+                self._meter.add(chunk.grids)
+                if first == 0:
+                    self._listener.previewed([chunk.grids[place] for place in _spread(len(chunk.grids), PREVIEW)])
+                yield GeneratedWafers(
+                    self._prefix, first, chunk.grids, self._class.class_id, origin, chunk.parents, ids, lots
+                )
+                first += len(chunk.grids)
+                share = self._learning_share + (1 - self._learning_share) * first / self._request.count
+                self._listener.progressed(Progress("making", first, self._request.count, share, device=self._device))
 
-        def make(first: int) -> tuple[NDArray[np.intp], GridSequence]:
-            numbers = np.arange(first, min(first + chunk, count))
+    def _shard(self, index: int, first: int, stop: int) -> Iterator[Chunk]:
+        """Yields the chunks of a shard: finished ones as they lie in the store, others as they are made."""
+        with self._shards.reading(index) as finished:
+            if finished is not None:
+                self._rejected += finished.rejected
+                yield from finished.chunks()
+                return
+        before = self._rejected
+        with self._shards.writing(index) as writer:
+            for chunk in self._make(first, stop):
+                writer.add(chunk)
+                yield chunk
+            writer.rejected = self._rejected - before
+
+    def _make(self, first: int, stop: int) -> Iterator[Chunk]:
+        """Makes the wafers of a range of numbers."""
+        maker = self._maker
+        order = maker.eligible[np.random.default_rng((self._seed, _ORDER_STREAM)).permutation(len(maker.eligible))]
+        largest = max(grid.size for grid in self._grids)
+        chunk = LEARNED_CHUNK if self._learned else max(1, min(CHUNK, CELLS_PER_CHUNK // largest))
+
+        def make(begin: int) -> tuple[NDArray[np.intp], GridSequence]:
+            numbers = np.arange(begin, min(begin + chunk, stop))
             chosen = maker.arranged(order[numbers % len(order)])
-            return chosen, GridSequence.of(maker.make(first, chosen, 0))
+            return chosen, GridSequence.of(maker.make(begin, chosen, 0))
 
-        for first, (chosen, made) in _ahead(make, range(0, count, chunk), maker.threads):
-            grids = self._checked(maker.make, first, chosen, made)
-            self._meter.add(grids)
-            if first == 0:
-                self._listener.previewed([grids[index] for index in _spread(len(grids), PREVIEW)])
-            done = first + len(grids)
-            share = self._learning_share + (1 - self._learning_share) * done / count
-            self._listener.progressed(Progress("making", done, count, share, device=self._device))
-            yield GeneratedWafers(self._prefix, first, grids, self._class.class_id, origin, chosen, ids, lots)
+        for begin, (chosen, made) in _ahead(make, range(first, stop, chunk), maker.threads):
+            yield Chunk(self._checked(maker.make, begin, chosen, made), chosen)
+
+    @cached_property
+    def _maker(self) -> _Maker:
+        # Made only for shards that are not finished: teaching takes time.
+        return self._learned_maker() if self._learned else self._variation_maker()
 
     def embeddings(self) -> NDArray[np.float32]:
         """Returns the embeddings (n, 384) of an even sample of the wafers made, 500 at most; judges must be there."""
@@ -177,7 +221,7 @@ class ClassProduction:
         What fails then still stays, and shows in the figures: a copy, say, of a class whose wafers all fail completely.
         Variations are not shown to the classifier: it is slower than they are made, and they are wafers of the class.
         """
-        recognise = isinstance(self._request.method, LearnedOptions)
+        recognise = self._learned
         wrong = self._meter.failing(grids, recognise=recognise)
         for attempt in range(1, _RETRIES + 1):
             if not wrong.size:
@@ -226,10 +270,10 @@ class ClassProduction:
         return _Maker(make, generator.parents)
 
 
-def _ahead(make: Callable[[int], _Chunk], firsts: Iterable[int], threads: int) -> Iterator[tuple[int, _Chunk]]:
+def _ahead(make: Callable[[int], _Made], firsts: Iterable[int], threads: int) -> Iterator[tuple[int, _Made]]:
     """Yields what `make` makes of each number, in order; while one is used, the next ones are under way."""
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[tuple[int, Future[_Chunk]]] = deque()
+        waiting: deque[tuple[int, Future[_Made]]] = deque()
         try:
             for first in firsts:
                 waiting.append((first, pool.submit(make, first)))

@@ -1,7 +1,8 @@
 """Runs one attempt of a generation job: `python -m services.generator.worker --run-folder FOLDER --attempt N`.
 
 The data set version that it makes is named by the job, so that an attempt which finds it finished returns it and makes
-nothing twice. Wafers depend on the seed alone: a new attempt writes the same ones.
+nothing twice. Wafers depend on the request alone: a new attempt takes those of finished shards from the store (see
+`shards`) and makes the others, and writes the same ones.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ from services.generator.domain import (
     class_of,
 )
 from services.generator.embedding import WIDTH, WaferEmbedding
-from services.generator.production import ClassProduction, Progress, real_parents
+from services.generator.production import ClassProduction, Listener, Progress, real_parents
 from services.generator.proof import DRAWS, prove
 from services.generator.realism import Judges
 from services.generator.recognition import recogniser_of
+from services.generator.shards import Shards, remove_old_shards
 
 _OUTCOME_FILE = "outcome.json"
 
@@ -52,17 +54,18 @@ def work(context: JobContext) -> dict[str, Any]:
     dataset = open_dataset(context.store, spec.dataset_id)
     check_against(spec, dataset.manifest)
     embedding = WaferEmbedding()
-    recogniser, numbers = recogniser_of(dataset, embedding, spec.seed)
     outcomes: list[ClassOutcome] = []
     made: dict[str, NDArray[np.float32]] = {}
     weights = np.array([_weight(request) for request in spec.classes])
     with DatasetWriter(context.store, dataset_id, dataset.classes, parent=dataset.manifest.dataset_id) as writer:
-        for index, request in enumerate(spec.classes):
+        for index, (request, judges) in enumerate(zip(spec.classes, judges_of(dataset, spec, embedding), strict=True)):
             begin, weight = weights[:index].sum() / weights.sum(), weights[index] / weights.sum()
             reporter = _Reporter(context, request.class_id, float(begin), float(weight))
-            judges = Judges(embedding, recogniser, numbers.get(request.class_id, 0))
-            outcome, made[request.class_id] = _make_class(context, dataset, spec, index, writer, reporter, judges)
-            outcomes.append(outcome)
+            production = production_of(context, dataset, spec, index, reporter, judges)
+            for wafers in production.wafers():
+                writer.add_generated(wafers)
+            outcomes.append(production.outcome())
+            made[request.class_id] = production.embeddings() if spec.prove else np.zeros((0, WIDTH), np.float32)
         proof = None
         if spec.prove:
             proof = prove(dataset, embedding, made, spec.seed, lambda draw: _proved(context, draw))
@@ -70,37 +73,39 @@ def work(context: JobContext) -> dict[str, Any]:
         context.check_cancelled()
         write_file(context.checkpoints / _OUTCOME_FILE, json.dumps(whole.to_json()).encode())
         writer.finish()
+    remove_old_shards(context.store)
     return whole.to_json()
 
 
-def _make_class(
-    context: JobContext,
-    dataset: Dataset,
-    spec: GenerationSpec,
-    index: int,
-    writer: DatasetWriter,
-    reporter: _Reporter,
-    judges: Judges,
-) -> tuple[ClassOutcome, NDArray[np.float32]]:
-    """Makes the wafers of one class and writes them; returns also the embeddings of a sample, for the proof."""
+def production_of(
+    context: JobContext, dataset: Dataset, spec: GenerationSpec, index: int, listener: Listener, judges: Judges
+) -> ClassProduction:
+    """Returns what makes the wafers of one class of a job.
+
+    Raises:
+        NotFoundError: The class is not there.
+        FailedPreconditionError: It has too few real training wafers.
+    """
     request = spec.classes[index]
     class_ = class_of(dataset.classes, request.class_id)
     parents = real_parents(dataset, request.class_id)
     check_parents(request, class_, len(parents))
-    production = ClassProduction(
+    wafers_depend_on = {
+        "dataset": dataset.manifest.sha256,
+        "class": spec.to_json()["classes"][index],
+        "pattern": class_.pattern,
+        "seed": [spec.seed, index],
+    }
+    return ClassProduction(
         request,
         class_,
         parents,
         seed=int(np.random.SeedSequence((spec.seed, index)).generate_state(1)[0]),
-        prefix=f"{context.job_id}-{index}-",
+        shards=Shards(context.store, wafers_depend_on),
         checkpoint=context.checkpoints / f"learned-{index}.npz",
-        listener=reporter,
+        listener=listener,
         judges=judges,
     )
-    for wafers in production.wafers():
-        writer.add_generated(wafers)
-    outcome = production.outcome()
-    return outcome, production.embeddings() if spec.prove else np.zeros((0, WIDTH), np.float32)
 
 
 def _proved(context: JobContext, draw: int) -> None:
@@ -118,6 +123,12 @@ def _proved(context: JobContext, draw: int) -> None:
         share=1.0,
         device_name="CPU",
     )
+
+
+def judges_of(dataset: Dataset, spec: GenerationSpec, embedding: WaferEmbedding) -> list[Judges]:
+    """Returns what judges the wafers of each class of a job."""
+    recogniser, numbers = recogniser_of(dataset, embedding, spec.seed)
+    return [Judges(embedding, recogniser, numbers.get(request.class_id, 0)) for request in spec.classes]
 
 
 class _Reporter:

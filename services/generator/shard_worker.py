@@ -1,0 +1,83 @@
+"""Makes some of a job's shards, so that several machines share the work.
+
+`python -m services.generator.shard_worker --run-folder FOLDER --attempt N --of COUNT` makes every COUNT-th shard from
+the one on with the number in JOB_COMPLETION_INDEX, which Kubernetes sets in the pods of an Indexed Job; `--index` says
+it elsewhere. An ordinary attempt that runs afterwards finds the shards in the store and only puts them together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.common.dataset import open_dataset
+from services.common.jobs.worker import JobContext, open_context
+from services.generator.domain import GenerationSpec, check_against
+from services.generator.embedding import WaferEmbedding
+from services.generator.production import Progress
+from services.generator.worker import judges_of, production_of
+
+
+def make_share(context: JobContext, index: int, of: int) -> int:
+    """Makes a share of the shards of a job; those that are finished stay as they are.
+
+    Args:
+        context: The job.
+        index: Number of the share, 0 to `of` - 1.
+        of: Shares.
+
+    Returns:
+        Wafers in the share.
+    """
+    spec = GenerationSpec.from_json(context.spec)
+    dataset = open_dataset(context.store, spec.dataset_id)
+    check_against(spec, dataset.manifest)
+    made = 0
+    for number, judges in enumerate(judges_of(dataset, spec, WaferEmbedding())):
+        production = production_of(context, dataset, spec, number, _Watch(context), judges)
+        made += sum(len(wafers) for wafers in production.wafers(range(index, production.shards_wanted, of)))
+    return made
+
+
+class _Watch:
+    """Stops when the job was stopped, and is silent otherwise."""
+
+    def __init__(self, context: JobContext) -> None:
+        self._context = context
+
+    def progressed(self, progress: Progress) -> None:
+        """Looks whether to go on."""
+        self._context.check_cancelled()
+
+    def previewed(self, grids: Sequence[NDArray[np.uint8]]) -> None:
+        """Shows nothing."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(description="Makes some of the shards of a generation job.")
+    parser.add_argument("--run-folder", type=Path, required=True, help="folder of the job, shared by all workers")
+    parser.add_argument("--attempt", type=int, required=True, help="number of the attempt")
+    parser.add_argument("--of", type=int, required=True, help="workers that share the work")
+    parser.add_argument(
+        "--index",
+        type=int,
+        default=os.environ.get("JOB_COMPLETION_INDEX"),
+        help="number of this worker, from 0 (JOB_COMPLETION_INDEX)",
+    )
+    options = parser.parse_args(arguments)
+    if options.index is None or not 0 <= options.index < options.of:
+        parser.error(f"Expected an index of 0 to {options.of - 1}. Received: {options.index}.")
+    context = open_context(options.run_folder, options.attempt)
+    signal.signal(signal.SIGTERM, lambda *_: context.request_stop())
+    print(f"{make_share(context, options.index, options.of)} wafers")
+
+
+if __name__ == "__main__":
+    main()
