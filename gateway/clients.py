@@ -24,6 +24,8 @@ from gateway.values import (
     ModelVersion,
     PredictorAnswer,
     QueueState,
+    SimulatedClass,
+    Simulation,
     Task,
     TrainingEvent,
     TrainingOptions,
@@ -213,9 +215,17 @@ class GeneratorClient:
         Yields:
             Position of its class, and the wafer.
         """
-        wanted = [generator_pb2.SimulatedClass(patterns=patterns, count=count) for patterns, count in classes]
-        request = generator_pb2.SimulateWafersRequest(classes=wanted, seed=seed, wafers_per_lot=wafers_per_lot)
-        async for batch in self._stub.SimulateWafers(request):
+        wanted = tuple(SimulatedClass(tuple(patterns), count) for patterns, count in classes)
+        async for each in self.run_simulation(Simulation(wanted, seed, wafers_per_lot)):
+            yield each
+
+    async def run_simulation(self, simulation: Simulation) -> AsyncIterator[tuple[int, WaferMap]]:
+        """Yields the wafers of a simulation: position of its class, and the wafer.
+
+        Raises:
+            InvalidArgumentError: With a violation for each wrong field.
+        """
+        async for batch in self._stub.SimulateWafers(converters.simulation_to_proto(simulation)):
             for index, message in zip(batch.class_indexes, batch.wafers, strict=True):
                 yield index, from_proto(message, "wafers")
 

@@ -40,6 +40,7 @@ from gateway.values import (
     Problem,
     Proof,
     Realism,
+    Simulation,
     StageStarted,
     Task,
     TrainingEvent,
@@ -236,6 +237,27 @@ def request_from_proto(message: generator_pb2.ClassGeneration) -> GenerationRequ
     names = (field.name for field in fields(VariationOptions))
     given = {name: getattr(wanted, name) for name in names if wanted.HasField(name)}
     return GenerationRequest(message.class_id, message.count, Method.VARIATIONS, VariationOptions(**given))
+
+
+def simulation_to_proto(simulation: Simulation) -> generator_pb2.SimulateWafersRequest:
+    """Returns the message of what to simulate."""
+    return generator_pb2.SimulateWafersRequest(
+        classes=[
+            generator_pb2.SimulatedClass(patterns=each.patterns, count=each.count, strength=_range(each.strength))
+            for each in simulation.classes
+        ],
+        seed=simulation.seed,
+        wafers_per_lot=simulation.wafers_per_lot,
+        rows=simulation.rows,
+        columns=simulation.columns,
+        sides=_range(simulation.sides),
+        aspect=_range(simulation.aspect),
+        background_fail_rate=_range(simulation.background_fail_rate),
+    )
+
+
+def _range(values: tuple[float, float] | None) -> generator_pb2.Range | None:
+    return None if values is None else generator_pb2.Range(low=values[0], high=values[1])
 
 
 def generation_run(job: generator_pb2.GenerationJob) -> GenerationRun:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from gateway.cli.following import cancelled_with_command, follow_generation
 from gateway.cli.options import GeneratorAddress, Home, Json, Local, Reach, Session
 from gateway.cli.output import Output
+from gateway.cli.simulating import simulate_to
 from gateway.cli.wafers import Frozen, Grid, TaughtWafers, class_id, described, freeze, read_taught
 from gateway.values import GenerationRequest, GenerationRun, Method, Proof, VariationOptions
 from services.common.dataset import open_dataset
@@ -118,11 +119,19 @@ Handedness = Annotated[
 
 def generate(
     generating_dir: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--generating_dir", "--generating-dir", help="Folder with one folder a class.", show_default=False
         ),
-    ],
+    ] = None,
+    simulate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SPEC.yaml",
+            help="Instead of a folder: simulate what a file describes, and write a wafer set. See docs/simulator.md.",
+            show_default=False,
+        ),
+    ] = None,
     status: Annotated[
         str,
         typer.Option(
@@ -133,12 +142,20 @@ def generate(
         ),
     ] = "",
     count: Annotated[int, typer.Option(min=1, max=1_000_000, help="Wafers to make of each class.")] = DEFAULT_COUNT,
-    out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: DIR-generated beside DIR.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write to. Default: DIR-generated beside DIR. Wafer set of --simulate; default: SPEC.npz."
+        ),
+    ] = None,
     file_format: Annotated[
         Literal["npz", "png"],
         typer.Option("--format", help="A wafer set a class, which keeps every die exactly, or a picture a wafer."),
     ] = "npz",
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**32 - 1, help="Seed of everything random. Default: 0, or the one in SPEC.yaml."),
+    ] = None,
     rotation_degrees: Rotation = None,
     shear: Shear = None,
     horizontal_mirror: HorizontalMirror = None,
@@ -160,7 +177,18 @@ def generate(
     generator_address: GeneratorAddress = "",
     as_json: Json = False,
 ) -> None:
-    """Make more wafers of the classes of a folder and write them to a folder that `train` can read."""
+    """Make more wafers of the classes of a folder, or simulate some, and write them where `train` can read them."""
+    reach = Reach.to(home, local, generator=generator_address)
+    if (generating_dir is None) == (simulate is None):
+        raise InvalidArgumentError(
+            "Expected --generating_dir with a folder of wafers, or --simulate with a description. Received: "
+            f"{'neither' if simulate is None else 'both'}.",
+            field="--generating_dir",
+        )
+    if simulate is not None:
+        asyncio.run(simulate_to(Output(as_json), reach, simulate, out, seed))
+        return
+    assert generating_dir is not None  # noqa: S101 - said above
     target = out or generating_dir.resolve().with_name(f"{generating_dir.resolve().name}-generated")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise AlreadyExistsError(
@@ -177,9 +205,8 @@ def generate(
         strength=strength,
         handedness=handedness,
     )
-    reach = Reach.to(home, local, generator=generator_address)
     output = Output(as_json)
-    asyncio.run(_generate(output, reach, generating_dir, wanted, count, options, target, file_format, seed, prove))
+    asyncio.run(_generate(output, reach, generating_dir, wanted, count, options, target, file_format, seed or 0, prove))
 
 
 def parse_status(status: str) -> list[ClassStatus]:

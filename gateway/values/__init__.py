@@ -14,6 +14,8 @@ from gateway.values.generation import (
     Method,
     Proof,
     Realism,
+    SimulatedClass,
+    Simulation,
     VariationOptions,
 )
 from gateway.values.jobs import ENDED, JobState, JobStateChanged
@@ -128,6 +130,8 @@ __all__ = [
     "SampleState",
     "ServerState",
     "ServiceState",
+    "SimulatedClass",
+    "Simulation",
     "SkippedEntry",
     "Sprite",
     "StageStarted",

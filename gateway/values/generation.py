@@ -66,6 +66,46 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class SimulatedClass:
+    """Wafers to simulate of one pattern or of several on one wafer.
+
+    Attributes:
+        patterns: Names of the patterns.
+        count: Wafers, 1 to 100,000.
+        strength: Range of a factor on the share of dies that the patterns kill, 0.1 to 1; None leaves it alone.
+    """
+
+    patterns: tuple[str, ...]
+    count: int
+    strength: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """What to simulate.
+
+    Attributes:
+        classes: The classes.
+        seed: Seed of everything random.
+        wafers_per_lot: Wafers a lot, 1 to 25; 0 means 5.
+        rows: Die rows, 8 to 300; 0 draws products of many sizes.
+        columns: Die columns; 0 exactly when `rows` is 0.
+        sides: Range of the mean of rows and columns, 8 to 300; None takes the simulator's own.
+        aspect: Range of rows / columns, 0.25 to 4; None likewise.
+        background_fail_rate: Range of the share of dies that fail without a pattern, 0 to 0.5; None likewise.
+    """
+
+    classes: tuple[SimulatedClass, ...]
+    seed: int = 0
+    wafers_per_lot: int = 0
+    rows: int = 0
+    columns: int = 0
+    sides: tuple[float, float] | None = None
+    aspect: tuple[float, float] | None = None
+    background_fail_rate: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Realism:
     """How generated wafers compare with the wafers of their class; all but the Frechet distances 0 to 1.
 

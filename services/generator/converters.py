@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,14 @@ from services.generator.domain import (
     LearnedOptions,
     VariationOptions,
 )
-from services.generator.simulator import DEFAULT_WAFERS_PER_LOT, PATTERNS, SimulatedBatch, SimulatedClass
+from services.generator.simulator import (
+    DEFAULT_WAFERS_PER_LOT,
+    PATTERNS,
+    Range,
+    SimulatedBatch,
+    SimulatedClass,
+    simulate,
+)
 
 _VARIATION_NAMES = tuple(field.name for field in fields(VariationOptions))
 _MAX_SIMULATED = 100_000
@@ -94,8 +102,8 @@ def event_to_proto(event: JobEvent) -> generator_pb2.GenerationEvent:
     return message
 
 
-def simulation_from_proto(request: generator_pb2.SimulateWafersRequest) -> tuple[list[SimulatedClass], int]:
-    """Returns what to simulate and the wafers a lot; seed and size stand in the request.
+def simulation_from_proto(request: generator_pb2.SimulateWafersRequest) -> Callable[[], Iterator[SimulatedBatch]]:
+    """Returns the simulation that was asked for, ready to begin.
 
     Raises:
         InvalidArgumentError: With a violation for each wrong field.
@@ -106,24 +114,49 @@ def simulation_from_proto(request: generator_pb2.SimulateWafersRequest) -> tuple
         if not right:
             wrong.append(FieldViolation(field, f"Expected {text}. Received: {received}."))
 
+    def in_range(message: Any, name: str, lowest: float, highest: float, path: str = "") -> Range | None:
+        if not message.HasField(name):
+            return None
+        low, high = getattr(message, name).low, getattr(message, name).high
+        text = f"{lowest:g} to {highest:g}, the smaller value first"
+        expect(lowest <= low <= high <= highest, f"{path}{name}", text, f"{low:g} to {high:g}")
+        return low, high
+
     expect(bool(request.classes), "classes", "at least one entry", "none")
+    classes: list[SimulatedClass] = []
     for index, each in enumerate(request.classes):
         names = list(each.patterns)
         known = bool(names) and len(set(names)) == len(names) and all(name in PATTERNS for name in names)
         expect(known, f"classes[{index}].patterns", f"different names out of {', '.join(PATTERNS)}", names)
         counted = 1 <= each.count <= _MAX_SIMULATED
         expect(counted, f"classes[{index}].count", f"1 to {_MAX_SIMULATED}", each.count)
+        strength = in_range(each, "strength", 0.1, 1, f"classes[{index}].")
+        classes.append(SimulatedClass(tuple(names), each.count, strength))
     expect(0 <= request.seed <= MAX_SEED, "seed", f"0 to {MAX_SEED}", request.seed)
     expect(0 <= request.wafers_per_lot <= 25, "wafers_per_lot", "1 to 25, or 0 for 5", request.wafers_per_lot)
     expect((request.rows == 0) == (request.columns == 0), "columns", "both rows and columns or none", request.columns)
     for name in ("rows", "columns"):
         side = getattr(request, name)
         expect(side == 0 or 8 <= side <= 300, name, "8 to 300, or 0 for products of many sizes", side)
+    for name in ("sides", "aspect"):
+        given: Any = request
+        expect(not (request.rows and given.HasField(name)), name, "nothing beside rows and columns", "a range")
+    sides, aspect = in_range(request, "sides", 8, 300), in_range(request, "aspect", 0.25, 4)
+    background = in_range(request, "background_fail_rate", 0, 0.5)
     if wrong:
         text = " ".join(f"{each.field}: {each.description}" for each in wrong)
         raise InvalidArgumentError(f"The request is wrong. {text}", violations=wrong)
-    classes = [SimulatedClass(tuple(each.patterns), each.count) for each in request.classes]
-    return classes, request.wafers_per_lot or DEFAULT_WAFERS_PER_LOT
+    return partial(
+        simulate,
+        classes,
+        seed=request.seed,
+        wafers_per_lot=request.wafers_per_lot or DEFAULT_WAFERS_PER_LOT,
+        rows=request.rows,
+        columns=request.columns,
+        sides=sides,
+        aspect=aspect,
+        background=background,
+    )
 
 
 def simulated_to_proto(batch: SimulatedBatch) -> generator_pb2.SimulateWafersResponse:

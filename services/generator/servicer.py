@@ -19,7 +19,7 @@ from services.common.store import BlobStore
 from services.common.streams import until_draining
 from services.generator import converters
 from services.generator.domain import check_against, check_spec
-from services.generator.simulator import SimulatedBatch, simulate
+from services.generator.simulator import SimulatedBatch
 
 SERVICE_NAME: str = generator_pb2.DESCRIPTOR.services_by_name["GeneratorService"].full_name
 
@@ -95,10 +95,7 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
         self, request: generator_pb2.SimulateWafersRequest, context: _Context
     ) -> AsyncIterator[generator_pb2.SimulateWafersResponse]:
         """Streams simulated wafers, a batch of one product at a time."""
-        classes, wafers_per_lot = converters.simulation_from_proto(request)
-        batches = simulate(
-            classes, seed=request.seed, wafers_per_lot=wafers_per_lot, rows=request.rows, columns=request.columns
-        )
+        batches = converters.simulation_from_proto(request)()
         # In a thread, a batch at a time: the loop stays free, and no more is made than the caller takes.
         while (message := await asyncio.to_thread(_next_message, batches)) is not None:
             yield message

@@ -11,10 +11,20 @@ from services.generator.simulator.geometry import Product
 from services.generator.simulator.patterns import PATTERNS
 from services.generator.simulator.simulate import (
     DEFAULT_WAFERS_PER_LOT,
+    Range,
     SimulatedBatch,
     SimulatedClass,
     lay_over,
     simulate,
 )
 
-__all__ = ["DEFAULT_WAFERS_PER_LOT", "PATTERNS", "Product", "SimulatedBatch", "SimulatedClass", "lay_over", "simulate"]
+__all__ = [
+    "DEFAULT_WAFERS_PER_LOT",
+    "PATTERNS",
+    "Product",
+    "Range",
+    "SimulatedBatch",
+    "SimulatedClass",
+    "lay_over",
+    "simulate",
+]

@@ -102,18 +102,38 @@ def product_of(mask: NDArray[np.bool_]) -> Product:
     return Product(f"P{rows}X{columns}", mask, pitch_x, pitch_y, (0.0, 0.0), radius)
 
 
-def random_product(rng: np.random.Generator, rows: int = 0, columns: int = 0) -> Product:
+def random_product(
+    rng: np.random.Generator,
+    rows: int = 0,
+    columns: int = 0,
+    sides: tuple[float, float] | None = None,
+    aspect: tuple[float, float] | None = None,
+) -> Product:
     """Draws a product; with rows and columns given, one whose grid has exactly that size.
 
     Sizes follow a log-normal law around 36 dies a side, clipped to 22..200, which is about how WM-811K spreads; die
     aspect ratios spread by 12 %. The array is centred on a die, on a street, or off by part of a die; one product in
     three loses dies at the notch, one in ten has alignment or test sites inside.
+
+    Args:
+        rng: Source of everything random.
+        rows: Die rows; 0 draws them.
+        columns: Die columns; 0 exactly when `rows` is 0.
+        sides: Range of the mean of rows and columns, in the place of that law; its logarithm is uniform.
+        aspect: Range of rows / columns, likewise.
     """
     exact = rows > 0 and columns > 0
     if not exact:
         side = float(np.clip(math.exp(rng.normal(math.log(36), 0.5)), MIN_SIDE, MAX_SIDE))
-        aspect = float(np.clip(math.exp(rng.normal(0, 0.12)), 0.7, 1.42))
-        rows, columns = (int(np.clip(round(side * f), MIN_SIDE, MAX_SIDE)) for f in (aspect**0.5, aspect**-0.5))
+        ratio = float(np.clip(math.exp(rng.normal(0, 0.12)), 0.7, 1.42))
+        smallest, largest = MIN_SIDE, MAX_SIDE
+        if sides is not None:
+            side = math.exp(rng.uniform(math.log(sides[0]), math.log(sides[1])))
+            smallest, largest = 8, 300
+        if aspect is not None:
+            ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
+            smallest, largest = 8, 300
+        rows, columns = (int(np.clip(round(side * f), smallest, largest)) for f in (ratio**0.5, ratio**-0.5))
     step = 2 / min(rows, columns)
     # The circle passes outside the grid's outermost rows by so much that they hold some dies.
     radius = math.sqrt(1 + rng.uniform(1.01 * step, max(1.02 * step, 0.3)) ** 2)

@@ -20,6 +20,10 @@ _VISIBLE = 8.0
 _LEAST_BACKGROUND = 0.05
 
 
+Range = tuple[float, float]
+"""Smallest and largest value."""
+
+
 @dataclass(frozen=True)
 class SimulatedClass:
     """Wafers to simulate of one pattern or of several laid over one another.
@@ -27,10 +31,12 @@ class SimulatedClass:
     Attributes:
         patterns: Names out of `PATTERNS`.
         count: Wafers.
+        strength: Range of a factor on what the patterns kill, above 0 to 1; None leaves it alone.
     """
 
     patterns: tuple[str, ...]
     count: int
+    strength: Range | None = None
 
     @property
     def label(self) -> str:
@@ -64,6 +70,9 @@ def simulate(
     wafers_per_lot: int = DEFAULT_WAFERS_PER_LOT,
     rows: int = 0,
     columns: int = 0,
+    sides: Range | None = None,
+    aspect: Range | None = None,
+    background: Range | None = None,
 ) -> Iterator[SimulatedBatch]:
     """Simulates the wafers of each class in turn, a batch at a time.
 
@@ -76,14 +85,18 @@ def simulate(
         wafers_per_lot: Wafers that share a lot, at least 1.
         rows: Die rows; 0 draws products of many sizes.
         columns: Die columns; 0 exactly when `rows` is 0.
+        sides: Mean of rows and columns of products of many sizes; None takes the spread of `random_product`.
+        aspect: Rows / columns of products of many sizes; None likewise.
+        background: Share of dies that fail without a pattern, 0 to below 1; None takes that of `background_yield`.
     """
     for class_index, wanted in enumerate(classes):
         made = number = 0
         while made < wanted.count:
-            product = random_product(np.random.default_rng((seed, _PRODUCT_STREAM, number)), rows, columns)
+            rng = np.random.default_rng((seed, _PRODUCT_STREAM, number))
+            product = random_product(rng, rows, columns, sides, aspect)
             lots = _lots_of(product, wafers_per_lot)
             draws = Draws(np.random.default_rng((seed, _WAFER_STREAM, class_index, number)), lots, wafers_per_lot)
-            dies = simulate_batch(draws, product, wanted.patterns)
+            dies = simulate_batch(draws, product, wanted.patterns, wanted.strength, background)
             kept = min(wanted.count - made, draws.wafers)
             yield SimulatedBatch(
                 class_index,
@@ -96,7 +109,13 @@ def simulate(
             number += 1
 
 
-def simulate_batch(draws: Draws, product: Product, patterns: Sequence[str]) -> NDArray[np.uint8]:
+def simulate_batch(
+    draws: Draws,
+    product: Product,
+    patterns: Sequence[str],
+    strength: Range | None = None,
+    background: Range | None = None,
+) -> NDArray[np.uint8]:
     """Simulates the wafers of a batch.
 
     A die passes when it survives the background and each pattern, independently: the yield of a die is the product of
@@ -107,7 +126,11 @@ def simulate_batch(draws: Draws, product: Product, patterns: Sequence[str]) -> N
         (wafers, rows, columns) uint8 die grids.
     """
     yielded = background_yield(draws, product)
+    if background is not None:
+        yielded = _with_fail_rate(yielded, draws.uniform(*background))
     kills = [PATTERNS[name](draws, product) for name in patterns]
+    if strength is not None:
+        kills = [kill * draws.uniform(*strength) for kill in kills]
     for kill in kills:
         yielded **= _thinning(yielded, kill)
     for kill in kills:
@@ -171,6 +194,23 @@ def background_yield(draws: Draws, product: Product) -> Floats:
     edge = draws.chance(0.6) * draws.uniform(0.03, 0.4) * np.exp(-(product.depth / product.die - 0.5) * 1.4)
     survival: Floats = np.exp(-density * np.exp(clusters + tilt + bowl) - edge)
     return survival
+
+
+def _with_fail_rate(survival: Floats, rate: Floats) -> Floats:
+    """Returns survival probabilities of the same shape over the wafer, of which a given share fails on average.
+
+    Args:
+        survival: (wafers, dies), above 0 and below 1.
+        rate: (wafers, 1) shares that shall fail, 0 to below 1.
+    """
+    wanted = np.log1p(-rate)
+    power = wanted / np.log(survival.mean(axis=1, keepdims=True))
+    # The mean of a power is not the power of the mean; each round closes most of the gap.
+    for _ in range(4):
+        reached = np.log((survival**power).mean(axis=1, keepdims=True))
+        power = power * np.where(reached < 0, wanted / np.minimum(reached, -1e-9), 1)
+    scaled: Floats = survival**power
+    return scaled
 
 
 def _thinning(survival: Floats, kill: Floats) -> Floats:

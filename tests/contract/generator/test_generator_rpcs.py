@@ -275,6 +275,12 @@ async def test_simulated_wafers_stream_in_order_with_lots(stub) -> None:
         ({"rows": 7, "columns": 20}, "rows"),
         ({"rows": 20, "columns": 301}, "columns"),
         ({"seed": -1}, "seed"),
+        ({"sides": {"low": 7, "high": 30}}, "sides"),
+        ({"sides": {"low": 40, "high": 30}}, "sides"),
+        ({"sides": {"low": 20, "high": 30}, "rows": 20, "columns": 20}, "sides"),
+        ({"aspect": {"low": 1, "high": "NaN"}}, "aspect"),
+        ({"background_fail_rate": {"low": 0, "high": 0.6}}, "background_fail_rate"),
+        ({"classes": [{"patterns": ["Loc"], "count": 1, "strength": {"high": 1}}]}, "classes[0].strength"),
     ],
 )
 async def test_wrong_simulations_name_their_field(stub, fields: dict[str, object], field: str) -> None:

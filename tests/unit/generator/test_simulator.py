@@ -255,3 +255,30 @@ def test_the_command_lays_patterns_over_normal_wafers_and_keeps_their_lots(tmp_p
     write_wafer_set(onto, grids, labels=["Loc", "Scratch"])
     with pytest.raises(SystemExit, match="Expected wafers labelled 'none'"):
         main(command)
+
+
+def test_background_and_strength_come_out_as_asked_for() -> None:
+    for rate in (0.0, 0.02, 0.2):
+        shares = fail_shares(list(simulate([SimulatedClass(("none",), 200)], seed=3, background=(rate, rate))))
+        # Probing drags some neighbours along.
+        assert shares.mean() == pytest.approx(rate, rel=0.15)
+    faint, strong = (
+        fail_shares(
+            list(simulate([SimulatedClass(("Near-full",), 100, (factor, factor))], seed=3, background=(0.0, 0.0)))
+        )
+        for factor in (0.5, 1.0)
+    )
+    assert faint.mean() == pytest.approx(strong.mean() / 2, rel=0.05)
+    assert faint.max() < 0.6
+
+
+def test_products_have_the_sizes_and_aspects_asked_for() -> None:
+    batches = list(simulate([SimulatedClass(("none",), 900)], seed=1, sides=(10, 40), aspect=(1.5, 2.0)))
+    rows, columns = np.array([batch.product.mask.shape for batch in batches], float).T
+    assert len(batches) > 10
+    assert ((rows * columns) ** 0.5 > 9).all()
+    assert ((rows * columns) ** 0.5 < 41).all()
+    assert np.ptp((rows * columns) ** 0.5) > 10
+    assert (rows / columns > 1.3).all()
+    assert (rows / columns < 2.3).all()
+    assert all(batch.product.mask.any() for batch in batches)
