@@ -8,11 +8,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import psutil
 import pytest
 
+from gateway.cli.wafers import read_taught
 from gateway.settings import GatewaySettings
 from gateway.supervisor import Supervisor, serving_addresses
 from services.common.errors import UnavailableError
@@ -123,6 +125,37 @@ def test_generate_makes_wafers_of_the_seed_command(call, served, class_folders, 
     code, _, err = call(*arguments, "--out", tmp_path / "made", "--home", served)
     assert code == 4
     assert "new or empty folder" in err
+
+
+def test_generate_simulates_what_a_file_describes(call, served, tmp_path):
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        "classes: [{patterns: Loc, count: 7}, {patterns: [Center, Scratch], count: 3, label: both}]\nseed: 2\n"
+    )
+    code, out, err = call("generate", "--simulate", spec, "--json", "--home", served)
+    assert code == 0, err
+    assert json.loads(out) == {
+        "out": str(tmp_path / "spec.npz"),
+        "wafers": 10,
+        "classes": {"Loc": 7, "both": 3},
+        "seed": 2,
+    }
+    assert Counter(read_taught(tmp_path / "spec.npz").labels) == {"Loc": 7, "both": 3}
+    first = read_wafer_set(tmp_path / "spec.npz")
+    code, _, err = call("generate", "--simulate", spec, "--out", tmp_path / "again.npz", "--home", served)
+    assert code == 0, err
+    again = read_wafer_set(tmp_path / "again.npz")
+    assert all(np.array_equal(one, other) for one, other in zip(first.grids, again.grids, strict=True))
+    assert first.groups == again.groups
+
+    assert call("generate", "--simulate", spec, "--home", served)[0] == 4
+    spec.write_text("classes: [{patterns: Banana, count: 7}]")
+    code, _, err = call("generate", "--simulate", spec, "--out", tmp_path / "new.npz", "--home", served)
+    assert code == 2
+    assert "classes[0].patterns" in err
+    code, _, err = call("generate", "--home", served)
+    assert code == 2
+    assert "--simulate" in err
 
 
 def test_predict_and_evaluate_use_the_services_that_run(call, served, labelled):
