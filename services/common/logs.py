@@ -11,7 +11,10 @@ import contextvars
 import json
 import logging
 import sys
+import threading
+import time
 import traceback
+from collections import deque
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -25,20 +28,72 @@ caller_name_var: contextvars.ContextVar[str] = contextvars.ContextVar("caller_na
 _STANDARD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
-def configure(settings: ServiceSettings, service: str, stream: TextIO | None = None) -> None:
+_ENCODER = json.JSONEncoder(default=str, ensure_ascii=False)
+_BATCH_S = 0.05
+
+
+def configure(settings: ServiceSettings, service: str, stream: TextIO | None = None, *, batched: bool = False) -> None:
     """Sends all logs of this process to one stream.
 
     Args:
         settings: Level and format.
         service: Name of the service, in every line.
         stream: Where to. Default: standard error, as standard output belongs to results.
+        batched: Whether lines below WARNING may be written a moment later, many at a time: for services whose calls
+            take less time than a line.
     """
-    handler = logging.StreamHandler(stream or sys.stderr)
+    target = stream or sys.stderr
+    handler: logging.Handler = BatchingHandler(target) if batched else logging.StreamHandler(target)
     handler.setFormatter(JsonFormatter(service) if settings.log_format == "json" else TextFormatter(service))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
     logging.captureWarnings(True)
+
+
+class BatchingHandler(logging.Handler):
+    """Writes lines many at a time, a moment after they came; from WARNING on, at once and all that wait before it.
+
+    Each write lets go of the interpreter's lock, and a busy server waits longer to get it back than the line took.
+
+    Args:
+        stream: Where to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: deque[str] = deque()
+        self._waiting = threading.Event()
+        self._writing = threading.Lock()
+        threading.Thread(target=self._write_all, name="logs", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Formats one record now, because the running call is known now, and writes it a moment later."""
+        try:
+            self._lines.append(self.format(record))
+        except Exception:
+            self.handleError(record)
+            return
+        if record.levelno >= logging.WARNING:
+            self.flush()
+        elif not self._waiting.is_set():
+            self._waiting.set()
+
+    def flush(self) -> None:
+        """Writes what waits."""
+        with self._writing:
+            lines = [self._lines.popleft() for _ in range(len(self._lines))]
+            if lines:
+                self._stream.write("\n".join(lines) + "\n")
+                self._stream.flush()
+
+    def _write_all(self) -> None:
+        while True:
+            self._waiting.wait()
+            time.sleep(_BATCH_S)
+            self._waiting.clear()
+            self.flush()
 
 
 class JsonFormatter(logging.Formatter):
@@ -68,7 +123,7 @@ class JsonFormatter(logging.Formatter):
         line.update(extra_of(record))
         if trace := _trace_of(record):
             line["trace"] = trace
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return _ENCODER.encode(line)
 
 
 class TextFormatter(logging.Formatter):

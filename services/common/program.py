@@ -21,6 +21,8 @@ def run_program(
     description: str,
     settings_class: type[SettingsT],
     serve: Callable[[SettingsT], Coroutine[Any, Any, None]],
+    *,
+    batched_logs: bool = False,
 ) -> None:
     """Reads command line and environment, and serves until the process is asked to stop.
 
@@ -30,6 +32,7 @@ def run_program(
         description: What the service does, a sentence.
         settings_class: Its settings.
         serve: Serves with them.
+        batched_logs: Whether lines below WARNING may be written a moment later.
     """
     variables = ", ".join(f"{ENVIRONMENT_PREFIX}{name.upper()}" for name in settings_class.model_fields)
     argparse.ArgumentParser(
@@ -39,5 +42,5 @@ def run_program(
         settings = load_settings(settings_class)
     except InvalidArgumentError as error:
         sys.exit(error.message)
-    logs.configure(settings, service)
+    logs.configure(settings, service, batched=batched_logs)
     run_service(serve(settings))

@@ -117,6 +117,7 @@ def main() -> None:
         "Serves the models of the model repository: teachwafer.predictor.v1 and the open inference protocol.",
         PredictorSettings,
         serve,
+        batched_logs=True,
     )
 
 

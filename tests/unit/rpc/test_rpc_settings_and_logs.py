@@ -4,6 +4,8 @@ import io
 import json
 import logging
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,35 @@ def test_text_lines_are_short(root_logger):
     logs.configure(load_settings(ExampleSettings, log_format="text"), "example", stream)
     logging.getLogger("x").info("listening", extra={"port": 1})
     assert stream.getvalue().endswith("INFO    example listening port=1\n")
+
+
+def test_batched_lines_come_a_moment_later_and_warnings_at_once(root_logger):
+    stream = io.StringIO()
+    logs.configure(load_settings(ExampleSettings, log_format="text"), "example", stream, batched=True)
+    logging.getLogger("x").warning("first")
+    assert "first" in stream.getvalue()
+    token = logs.request_id_var.set("abc")
+    logging.getLogger("x").info("second")
+    logging.getLogger("x").warning("third")
+    logs.request_id_var.reset(token)
+    assert [line.split()[3] for line in stream.getvalue().splitlines()] == ["first", "second", "third"]
+    logging.getLogger("x").info("fourth")
+    end = time.monotonic() + 20
+    while "fourth" not in stream.getvalue():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_no_batched_line_is_lost_or_out_of_order(root_logger):
+    stream = io.StringIO()
+    logs.configure(load_settings(ExampleSettings, log_format="text"), "example", stream, batched=True)
+
+    def write(thread):
+        for number in range(200):
+            logging.getLogger("x").log(logging.WARNING if number % 50 == 49 else logging.INFO, "%d %d", thread, number)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    lines = [tuple(map(int, line.split()[3:5])) for line in stream.getvalue().splitlines()]
+    for thread in range(4):
+        assert [number for owner, number in lines if owner == thread] == list(range(200))
