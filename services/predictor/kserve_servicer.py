@@ -17,6 +17,7 @@ from services.common.errors import NotFoundError, TeachwaferError, UnavailableEr
 from services.common.model_repository import checked_model_id
 from services.common.server import GrpcServer
 from services.common.streams import until_draining
+from services.predictor import infer_converters
 from services.predictor import kserve_converters as converters
 from services.predictor.access import allowed, check_manager, check_model
 from services.predictor.domain import STREAM_AGAIN
@@ -127,8 +128,8 @@ class KServeServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         async for request in until_draining(requests, self._draining, STREAM_AGAIN):
             try:
                 response = await self._infer(request, stream=True)
-                if converters.wants_final_response(request):
-                    response.parameters[converters.FINAL_RESPONSE].bool_param = True
+                if infer_converters.wants_final_response(request):
+                    response.parameters[infer_converters.FINAL_RESPONSE].bool_param = True
                 yield grpc_service_pb2.ModelStreamInferResponse(infer_response=response)
             except TeachwaferError as error:
                 yield grpc_service_pb2.ModelStreamInferResponse(
@@ -250,9 +251,9 @@ class KServeServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: grpc_service_pb2.ModelInferRequest, *, stream: bool
     ) -> grpc_service_pb2.ModelInferResponse:
         model = self._model(request.model_name, request.model_version)
-        wishes = converters.wishes_from_proto(request, stream=stream)
-        inputs = converters.inputs_from_proto(request, model, self._shared_memory)
-        wanted = converters.outputs_from_proto(request, model, self._shared_memory)
+        wishes = infer_converters.wishes_from_proto(request, stream=stream)
+        inputs = infer_converters.inputs_from_proto(request, model, self._shared_memory)
+        wanted = infer_converters.outputs_from_proto(request, model, self._shared_memory)
         names = [each.name for each in wanted]
         if model.session.takes_wafers:
             # Wafers share runs with those of other sizes.
@@ -260,7 +261,7 @@ class KServeServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             values = {name: model.session.outside(name, value) for name, value in dies.items()}
         else:
             values = await self._runner.run_tensors(model, inputs, names, wishes)
-        return converters.infer_to_proto(request, model, wanted, values)
+        return infer_converters.infer_to_proto(request, model, wanted, values)
 
 
 def add_to(server: GrpcServer, servicer: KServeServicer) -> None:

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from inference import grpc_service_pb2
 
 from services.common.errors import InvalidArgumentError
-from services.predictor.kserve_converters import REGION
+from services.predictor.infer_converters import REGION
 from services.predictor.model_sources import FILE_PREFIX
 from services.predictor.tensors import BF16, BYTES, DTYPES, Tensor, tensor_from_bytes, tensor_to_bytes
 
