@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import uuid
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, replace
+from itertools import groupby, islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,12 +23,14 @@ from gateway.cli.output import Output
 from gateway.cli.simulating import simulate_to
 from gateway.cli.wafers import Frozen, Grid, TaughtWafers, class_id, described, freeze, read_taught
 from gateway.values import GenerationRequest, GenerationRun, Method, Proof, VariationOptions
-from services.common.dataset import open_dataset
+from services.common.dataset import Dataset, DatasetWafer, open_dataset
 from services.common.errors import AlreadyExistsError, InvalidArgumentError
 from services.common.store import BlobStore, open_store
 from services.common.wafer_set import write_wafer_set
 
 DEFAULT_COUNT = 100
+PER_FILE = 20_000
+"""Most wafers of a wafer set that is written."""
 
 _SHADES = ((255, 255, 255), (178, 190, 205), (200, 40, 40))
 """Colours of no die, passed die and failed die."""
@@ -416,23 +421,47 @@ def _write(store: BlobStore, run: GenerationRun, frozen: Frozen, target: Path, f
     """Writes the wafers into one folder a class; returns how many each got."""
     if run.result is None:
         return {}
-    dataset = open_dataset(store, run.result.dataset_id)
     names = {each.class_id: each.display_name for each in frozen.classes}
-    by_class: dict[str, list[Grid]] = {}
-    lots: dict[str, list[str]] = {}
-    for wafer in dataset.iter_wafers():
-        by_class.setdefault(wafer.class_id, []).append(wafer.dies)
-        lots.setdefault(wafer.class_id, []).append(wafer.lot)
-    for key, grids in by_class.items():
-        folder = target / names[key]
+    with open_dataset(store, run.result.dataset_id) as dataset:
+        return write_folders(dataset, names, target, file_format)
+
+
+def write_folders(
+    dataset: Dataset, names: Mapping[str, str], target: Path, file_format: str, per_file: int = PER_FILE
+) -> dict[str, int]:
+    """Writes the wafers of a data set version into one folder a class, in flat memory.
+
+    Args:
+        dataset: The data set version; wafers of a class come one after the other.
+        names: Name of each class.
+        target: Folder of the folders.
+        file_format: `npz` or `png`.
+        per_file: Most wafers of a wafer set; more go into further ones.
+
+    Returns:
+        Wafers of each class, by name.
+    """
+    counts: dict[str, int] = {}
+    for key, wafers in groupby(dataset.iter_wafers(), attrgetter("class_id")):
+        name = names[key]
+        folder = target / name
         folder.mkdir(parents=True)
-        if file_format == "npz":
-            labels = [names[key]] * len(grids)
-            write_wafer_set(folder / "generated.npz", grids, labels=labels, groups=lots[key])
-        else:
-            for index, grid in enumerate(grids):
-                (folder / f"generated-{index:06d}.png").write_bytes(picture(grid))
-    return {names[key]: len(grids) for key, grids in by_class.items()}
+        counts[name] = 0
+        for number, part in enumerate(_batched(wafers, per_file)):
+            if file_format == "npz":
+                path = folder / ("generated.npz" if number == 0 else f"generated-{number:04d}.npz")
+                lots = [wafer.lot for wafer in part]
+                write_wafer_set(path, [wafer.dies for wafer in part], labels=[name] * len(part), groups=lots)
+            else:
+                for index, wafer in enumerate(part, counts[name]):
+                    (folder / f"generated-{index:06d}.png").write_bytes(picture(wafer.dies))
+            counts[name] += len(part)
+    return counts
+
+
+def _batched(wafers: Iterator[DatasetWafer], size: int) -> Iterator[list[DatasetWafer]]:
+    while batch := list(islice(wafers, size)):
+        yield batch
 
 
 def picture(grid: Grid) -> bytes:
