@@ -72,6 +72,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
     def __init__(self, default_deadline_s: float = 300.0) -> None:
         self._default_deadline_s = default_deadline_s
+        self._wrapped: dict[str, tuple[Any, Any]] = {}
 
     async def intercept_service(
         self,
@@ -83,6 +84,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         method = handler_call_details.method
         if handler is None:
             return grpc.unary_unary_rpc_method_handler(self._wrap_unary(_unknown_method(method), method))
+        # A method has the same handler in each call: wrapping it costs more than much of what a small call does.
+        made = self._wrapped.get(method)
+        if made is None or made[0] is not handler:
+            made = self._wrapped[method] = (handler, self._wrap(handler, method))
+        return made[1]
+
+    def _wrap(self, handler: Any, method: str) -> Any:
+        """Returns a handler of the same kind that is observed."""
         make = HANDLER_FACTORIES[handler.request_streaming, handler.response_streaming]
         deserializer = handler.request_deserializer
         if deserializer is not None:
