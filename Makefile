@@ -61,6 +61,10 @@ bench-serving: $(TEST_STAMP) ## Measure the predictor beside other model servers
 pretrain: $(STAMP) ## Pretrain the shipped backbones anew (hours; continues where it was stopped)
 	$(BIN)/python -m services.trainer.pretrain
 
+.PHONY: pretrain-generator
+pretrain-generator: $(STAMP) ## Pretrain the prior of the learned generator anew (minutes; continues where it was stopped)
+	$(BIN)/python -m services.generator.pretrain
+
 .PHONY: evaluate-protocols
 evaluate-protocols: $(TEST_STAMP) ## Measure all protocols and write docs/quality, with wafers_dev.npz in TEACHWAFER_DATA, default ../shared/data (hours; goes on where it was stopped)
 	$(BIN)/python tests/quality/rivals.py suite --wafers $(or $(TEACHWAFER_DATA),../shared/data)/wafers_dev.npz

@@ -24,11 +24,13 @@ class _Axis:
         first: First row (column) of the grid with a die.
         cells: Canvas cell of each die from there on; several dies may share one.
         sources: Die that is seen in each canvas cell, -1 for none.
+        seen: Whether each die is the one that its cell shows.
     """
 
     first: int
     cells: NDArray[np.intp]
     sources: NDArray[np.intp]
+    seen: NDArray[np.bool_]
 
 
 class Canvas:
@@ -67,7 +69,8 @@ class Canvas:
             grid: Die grid.
 
         Returns:
-            The grid in which the dies of changed cells have the cell's new result.
+            The grid in which the dies seen in changed cells have the cell's new result. Dies that no cell shows keep
+            theirs: to give all dies of a cell one result would draw blocks.
         """
         rows, columns = self._axes(grid)
         box = (
@@ -75,6 +78,7 @@ class Canvas:
             slice(columns.first, columns.first + len(columns.cells)),
         )
         changed = np.where(after != before, after, NO_DIE)[np.ix_(rows.cells, columns.cells)]
+        changed *= np.outer(rows.seen, columns.seen)
         result = grid.copy()
         part = result[box]
         part[(changed != NO_DIE) & (part != NO_DIE)] = changed[(changed != NO_DIE) & (part != NO_DIE)]
@@ -94,7 +98,7 @@ class Canvas:
         else:
             cells = np.arange(length) * self.side // length
             sources[:] = ((np.arange(self.side) + 0.5) * length / self.side).astype(np.intp)
-        return _Axis(first, cells, sources)
+        return _Axis(first, cells, sources, sources[cells] == np.arange(length))
 
 
 def oriented(drawn: NDArray[np.uint8], orientations: NDArray[np.intp]) -> NDArray[np.uint8]:
@@ -107,21 +111,41 @@ def oriented(drawn: NDArray[np.uint8], orientations: NDArray[np.intp]) -> NDArra
     return turned
 
 
-def planes(drawn: NDArray[np.uint8], known: NDArray[np.bool_]) -> NDArray[np.float32]:
+PLANES = 7
+"""Planes that the network sees; see `planes`."""
+_LEAST_SHARE = 0.002
+
+
+def planes(drawn: NDArray[np.uint8], known: NDArray[np.bool_], share: NDArray[np.floating]) -> NDArray[np.float32]:
     """Returns what the network sees.
 
     Args:
         drawn: (n, side, side) die grids.
         known: (n, side, side) whose results may be seen.
+        share: (n,) share of the other dies that fails, 0 to 1.
 
     Returns:
-        (n, side, side, 4): known fails, known passes, dies, squared distance from the middle in half sides.
+        (n, side, side, 7): known fails, known passes, dies, column and row from the wafer's middle in its half sides,
+        squared distance from the middle, logit of the share.
     """
-    side = drawn.shape[1]
-    axis = (np.arange(side, dtype=np.float32) + 0.5) / side * 2 - 1
-    seen = np.empty((*drawn.shape, 4), np.float32)
+    seen = np.empty((*drawn.shape, PLANES), np.float32)
+    dies = drawn != NO_DIE
     seen[..., 0] = known & (drawn == FAIL)
     seen[..., 1] = known & (drawn == PASS)
-    seen[..., 2] = drawn != NO_DIE
-    seen[..., 3] = axis[:, None] ** 2 + axis[None, :] ** 2
+    seen[..., 2] = dies
+    x, y = _places(dies.any(axis=1)), _places(dies.any(axis=2))
+    seen[..., 3] = x[:, None, :]
+    seen[..., 4] = y[:, :, None]
+    seen[..., 5] = seen[..., 3] ** 2 + seen[..., 4] ** 2
+    kept = np.clip(share, _LEAST_SHARE, 1 - _LEAST_SHARE)
+    seen[..., 6] = np.log(kept / (1 - kept))[:, None, None]
     return seen
+
+
+def _places(occupied: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Returns (n, side) places from the middle of what is occupied, in its half lengths, held within 1.5."""
+    side = occupied.shape[1]
+    first = occupied.argmax(axis=1)[:, None]
+    length = np.maximum(side - occupied[:, ::-1].argmax(axis=1)[:, None] - first, 1)
+    places: NDArray[np.float32] = ((np.arange(side) - first + 0.5) / length * 2 - 1).astype(np.float32)
+    return np.clip(places, -1.5, 1.5)

@@ -1,13 +1,16 @@
 """A learned generator: an order-agnostic autoregressive model of dies, taught on the wafers of one class.
 
-A small U-Net (Ronneberger et al., MICCAI 2015) sees some dies of a wafer and says for each other die how probably it
+A small U-Net (see `services.generator.network`) sees some dies of a wafer and says for each other die how probably it
 failed (Hoogeboom et al., Autoregressive Diffusion Models, ICLR 2022; Uria et al., ICML 2014). It works die by die, on
-the product's own grid, so that a scratch stays one die wide.
+the product's own grid, so that a scratch stays one die wide. It starts from a prior that was pretrained on wafers of
+many classes and products, so that few steps are enough to adapt it to a class.
 
-A new wafer starts from a training wafer, its parent: a legal variation of it is drawn, most of its dies are forgotten,
-and the network fills them in again, in a few rounds, each round knowing what the rounds before made. What was forgotten
-is noise and outline and, the more is forgotten, place and shape of the pattern. So a new wafer has a parent, a lot and
-a legal die grid, looks like the class and is not the parent.
+A new wafer starts from a training wafer, its parent: a legal variation of it is drawn, some of its dies are forgotten,
+and the network fills them in again, in a few rounds, each round knowing what the rounds before made. Of the fails that
+lie together, the pattern, few are forgotten: dies drawn in one round know nothing of each other, and a thin scratch of
+which half is forgotten comes back full of holes. What is drawn anew is background, outline and gaps; place, turn and
+strength of the pattern come from the variation. So a new wafer has a parent, a lot and a legal die grid, looks like the
+class and is not the parent.
 
 Everything random comes from (seed, step or wafer number), so that teaching goes on from a checkpoint exactly as if it
 had never stopped, and the same seed gives the same wafers on the same machine.
@@ -16,12 +19,9 @@ had never stopped, and the same seed gives the same wafers on the same machine.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
@@ -29,9 +29,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from services.common.wafer_map import FAIL, NO_DIE, PASS
-from services.generator.canvas import ORIENTATIONS, STEP, Canvas, oriented, planes
+from services.generator.canvas import ORIENTATIONS, Canvas, oriented, planes
 from services.generator.domain import VariationOptions
-from services.generator.realism import fail_fraction
+from services.generator.network import load_prior, question, shown_patterns, train_step
 from services.generator.variations import VariationMaker, settings_for
 
 BATCH = 16
@@ -39,10 +39,11 @@ MOST_PARENTS = 4096
 """Most wafers that are taught; of more, an even sample."""
 CHECKPOINT_STEPS = 50
 """Steps between two checkpoints."""
-_LEARNING_RATE = 3e-3
-_REMEMBERED = (0.2, 0.6)
-_ROUNDS = 6
-_AT_ONCE = 128
+_LEARNING_RATE = 1e-3
+_REMEMBERED, _KEPT = (0.5, 0.9), (0.75, 1.0)
+"""Least and most shares of dies that a new wafer takes over from its variation, and of fails that lie together."""
+_ROUNDS = 4
+_AT_ONCE, _FEW = 128, 16
 _TEACH_STREAM, _MAKE_STREAM = 11, 12
 
 Floats = NDArray[np.float32]
@@ -66,7 +67,7 @@ class Taught:
 
 def default_steps(parents: int) -> int:
     """Returns how many steps to teach for a number of wafers: more wafers have more to tell."""
-    return int(np.clip(200 + parents // 2, 220, 360))
+    return int(np.clip(40 + parents // 5, 50, 100))
 
 
 class LearnedGenerator:
@@ -86,12 +87,14 @@ class LearnedGenerator:
         self._canvas = Canvas(grids)
         self._drawn = self._canvas.draw(grids)
         self._variations = VariationMaker(grids, replace(settings_for(VariationOptions(), pattern), die_noise=0.0))
-        keras.utils.set_random_seed(seed % 2**32)
-        share = float(np.clip(np.mean([fail_fraction(grid) for grid in grids]), 0.01, 0.99))
-        self._network = _network(self._canvas.side, math.log(share / (1 - share)))
+        self._shown = shown_patterns([pattern])
+        self._network = load_prior()
         self._optimizer = keras.optimizers.Adam(_LEARNING_RATE)
         self._optimizer.build(self._network.trainable_variables)
-        self._answer = tf.function(lambda seen: self._network(seen, training=False), jit_compile=False)
+        shown = tf.constant(np.tile(self._shown, (_AT_ONCE, 1)))
+        self._answer = tf.function(
+            lambda seen: self._network([seen, shown[: seen.shape[0]]], training=False), jit_compile=False
+        )
         self._step = 0
 
     def teach(self, steps: int, report: Callable[[Taught], None], checkpoint: Path | None = None) -> None:
@@ -104,16 +107,16 @@ class LearnedGenerator:
         """
         if checkpoint is not None and checkpoint.exists():
             self._load(checkpoint)
-        train_step = _train_step(self._network, self._optimizer)
+        step = train_step(self._network, self._optimizer)
+        shown = np.tile(self._shown, (BATCH, 1))
         losses: list[float] = []
         while self._step < steps:
             rng = np.random.default_rng((self._seed, _TEACH_STREAM, self._step))
             chosen = self._drawn[rng.integers(0, len(self._drawn), BATCH)]
             drawn = oriented(chosen, rng.integers(0, ORIENTATIONS, BATCH))
-            known = rng.random(drawn.shape, dtype=np.float32) < rng.random((BATCH, 1, 1), dtype=np.float32)
+            seen, failed, asked = question(drawn, rng)
             rate = _LEARNING_RATE * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * self._step / steps)))
-            asked = (drawn != NO_DIE) & ~known
-            losses.append(train_step(planes(drawn, known), drawn == FAIL, asked, rate))
+            losses.append(step(seen, shown, failed, asked, rate))
             self._step += 1
             if self._step % 5 == 0 or self._step == steps:
                 report(Taught(self._step, steps, float(np.mean(losses))))
@@ -139,18 +142,19 @@ class LearnedGenerator:
         return made
 
     def _fill_in(self, drawn: Dies, rng: np.random.Generator) -> Dies:
-        """Forgets most dies of (n, side, side) canvases and draws them anew, about as many fails as before."""
+        """Forgets many dies of (n, side, side) canvases and draws them anew, about as many fails as before."""
         count = len(drawn)
         valid = drawn != NO_DIE
         order = rng.random(drawn.shape, dtype=np.float32)
-        remembered = rng.uniform(*_REMEMBERED, (count, 1, 1)).astype(np.float32)
+        noise, pattern = (rng.uniform(*each, (count, 1, 1)).astype(np.float32) for each in (_REMEMBERED, _KEPT))
+        remembered = np.where(_clustered(drawn == FAIL), pattern, noise)
         known = order < remembered
         wanted = (drawn == FAIL).sum(axis=(1, 2)) * np.exp(rng.normal(0, 0.08, count))
         wafers = np.where(known, drawn, np.minimum(drawn, PASS))
         for round_ in range(1, _ROUNDS + 1):
             unknown = valid & ~known
-            logits = self._logits(planes(wafers, known))
             missing = wanted - (known & (wafers == FAIL)).sum(axis=(1, 2))
+            logits = self._logits(planes(wafers, known, missing / np.maximum(unknown.sum(axis=(1, 2)), 1)))
             probability = _matched(logits, unknown, missing)
             drawn_now = order < remembered + (1 - remembered) * (round_ / _ROUNDS)
             drawn_now &= unknown
@@ -160,8 +164,8 @@ class LearnedGenerator:
         return wafers
 
     def _logits(self, seen: Floats) -> Floats:
-        """Returns the network's (n, side, side) answers. Batches always have one size, so that one graph serves all."""
-        padded = np.zeros((_AT_ONCE, *seen.shape[1:]), np.float32)
+        """Returns the network's (n, side, side) answers. Batches have one of two sizes: two graphs serve all."""
+        padded = np.zeros((_FEW if len(seen) <= _FEW else _AT_ONCE, *seen.shape[1:]), np.float32)
         padded[: len(seen)] = seen
         answers: Floats = keras.ops.convert_to_numpy(self._answer(padded))
         return answers[: len(seen), ..., 0]
@@ -207,77 +211,14 @@ def _matched(logits: Floats, unknown: NDArray[np.bool_], fails: NDArray[np.float
     return _sigmoid(logits + shift)
 
 
+def _clustered(failed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Returns which failed dies of (n, side, side) canvases have two failed ones or more among eight neighbours."""
+    padded = np.pad(failed, ((0, 0), (1, 1), (1, 1))).astype(np.uint8)
+    rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
+    among = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
+    return np.asarray(failed & (among >= 3))
+
+
 def _sigmoid(logits: Floats) -> Floats:
     curve: Floats = np.tanh(0.5 * logits)
     return 0.5 + 0.5 * curve
-
-
-def _network(side: int, mean_logit: float) -> keras.Model:
-    """(side, side, 4) planes to (side, side, 1) logits of failing; starts from the class's mean fail share.
-
-    Two by two dies are folded into channels first: each die keeps its own channels, and no costly layer runs at full
-    size.
-    """
-    layers = keras.layers
-    half, coarse = side // 2, side // STEP
-    seen = keras.Input((side, side, 4))
-    x = _folded(seen, half)
-    x = layers.Conv2D(24, 3, padding="same", activation="silu")(x)
-    skips = []
-    for channels in (40, 64):
-        skips.append(x)
-        x = layers.Conv2D(channels, 3, strides=2, padding="same", activation="silu")(x)
-    # The whole wafer at once: what class-wide shape the known dies point to.
-    whole = layers.Flatten()(layers.Conv2D(16, 1, activation="silu")(x))
-    whole = layers.Dense(96, activation="silu")(whole)
-    whole = layers.Dense(coarse * coarse * 16, activation="silu")(whole)
-    x = layers.Concatenate()([x, layers.Reshape((coarse, coarse, 16))(whole)])
-    x = layers.Conv2D(64, 3, padding="same", activation="silu")(x)
-    for skip in reversed(skips):
-        channels = skip.shape[-1]
-        x = layers.Conv2DTranspose(channels, 2, strides=2)(x)
-        x = layers.Add()([x, skip])
-        x = layers.Conv2D(channels, 3, padding="same", activation="silu")(x)
-    start = keras.initializers.Constant(mean_logit)
-    x = layers.Conv2D(4, 1, kernel_initializer="zeros", bias_initializer=start)(x)
-    return keras.Model(seen, _unfolded(x, half))
-
-
-def _folded(x: keras.KerasTensor, half: int) -> keras.KerasTensor:
-    """(2 half, 2 half, c) to (half, half, 4 c): each two by two cells become one with all their channels."""
-    channels = x.shape[-1]
-    x = keras.layers.Reshape((half, 2, half, 2 * channels))(x)
-    x = keras.layers.Permute((1, 3, 2, 4))(x)
-    return keras.layers.Reshape((half, half, 4 * channels))(x)
-
-
-def _unfolded(x: keras.KerasTensor, half: int) -> keras.KerasTensor:
-    """(half, half, 4) to (2 half, 2 half, 1), the reverse of `_folded`."""
-    x = keras.layers.Reshape((half, half, 2, 2))(x)
-    x = keras.layers.Permute((1, 3, 2, 4))(x)
-    return keras.layers.Reshape((2 * half, 2 * half, 1))(x)
-
-
-def _train_step(
-    network: keras.Model, optimizer: keras.optimizers.Optimizer
-) -> Callable[[Floats, NDArray[np.bool_], NDArray[np.bool_], float], float]:
-    """Returns a compiled step that lowers the cross entropy of the dies that are asked for and returns it."""
-    weights = network.trainable_variables
-
-    def step(seen: tf.Tensor, failed: tf.Tensor, asked: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            logits = network(seen, training=True)[..., 0]
-            entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=failed, logits=logits)
-            loss = tf.reduce_sum(entropy * asked) / tf.maximum(tf.reduce_sum(asked), 1.0)
-        gradients, _ = tf.clip_by_global_norm(tape.gradient(loss, weights), 1.0)
-        optimizer.learning_rate.assign(rate)
-        optimizer.apply(gradients, weights)
-        return loss
-
-    compiled = tf.function(step, jit_compile=False)
-
-    def run(seen: Floats, failed: NDArray[np.bool_], asked: NDArray[np.bool_], rate: float) -> float:
-        arguments = (seen, failed.astype(np.float32), asked.astype(np.float32), np.float32(rate))
-        return float(compiled(*(tf.convert_to_tensor(each) for each in arguments)))
-
-    return run

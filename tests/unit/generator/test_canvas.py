@@ -1,9 +1,10 @@
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.wafer_map import NO_DIE
-from services.generator.canvas import ORIENTATIONS, Canvas, oriented, planes
+from services.generator.canvas import ORIENTATIONS, PLANES, Canvas, oriented, planes
 
 
 def random_grid(rows: int, columns: int, seed: int) -> np.ndarray:
@@ -55,7 +56,20 @@ def test_planes_hide_what_is_unknown() -> None:
     drawn = random_grid(24, 24, 2)[None]
     known = np.zeros(drawn.shape, bool)
     known[:, :12] = True
-    seen = planes(drawn, known)
+    seen = planes(drawn, known, np.array([0.5]))
+    assert seen.shape == (1, 24, 24, PLANES)
     assert seen[0, 12:, :, :2].sum() == 0
     assert np.array_equal(seen[0, :12, :, 0], drawn[0, :12] == 2)
     assert np.array_equal(seen[0, ..., 2], drawn[0] != NO_DIE)
+    assert not seen[..., 6].any(), "the logit of a half"
+
+
+def test_planes_tell_places_in_the_wafer_and_not_on_the_canvas() -> None:
+    grid = np.ones((10, 20), np.uint8)
+    canvas = Canvas([grid])
+    seen = planes(canvas.draw([grid]), np.zeros((1, canvas.side, canvas.side), bool), np.array([0.1]))
+    dies = seen[0, ..., 2] == 1
+    for plane, length in ((3, 20), (4, 10)):
+        places = np.unique(seen[0, ..., plane][dies])
+        assert places == pytest.approx((np.arange(length) + 0.5) / length * 2 - 1, abs=1e-6)
+    assert np.allclose(seen[0, ..., 5], seen[0, ..., 3] ** 2 + seen[0, ..., 4] ** 2)

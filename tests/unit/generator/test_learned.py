@@ -46,10 +46,22 @@ def test_it_makes_what_it_was_taught(centre: LearnedGenerator) -> None:
     assert ring_outside > 2 * outside
 
 
-def test_what_it_makes_comes_from_what_it_learned_and_not_from_the_parents_alone(centre: LearnedGenerator) -> None:
-    untaught = LearnedGenerator(wafers("Center"), 1, "Center")
-    contrast = [inside - outside for inside, outside in (profile(each.make(0, PARENTS)) for each in (centre, untaught))]
-    assert contrast[0] > contrast[1] + 0.05
+def test_what_it_makes_comes_from_what_it_learned_and_not_from_the_parents_or_the_prior_alone() -> None:
+    axis = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
+    r = np.hypot(axis[:, None], axis)
+    target = np.floor(r / 0.18) % 2 == 0  # no pattern that the prior knows
+    random = np.random.default_rng(5)
+    parents = []
+    for blank in wafers("none"):
+        failed = random.random((SIDE, SIDE)) < np.where(target, 0.85, 0.08)
+        parents.append(np.where(blank == NO_DIE, NO_DIE, np.where(failed, FAIL, 1)).astype(np.uint8))
+    contrasts = []
+    for steps in (0, 60):
+        generator = LearnedGenerator(parents, 1)
+        generator.teach(steps, lambda _: None)
+        made = np.stack(generator.make(0, PARENTS)) == FAIL
+        contrasts.append(made[:, target & (r < 0.9)].mean() - made[:, ~target & (r < 0.9)].mean())
+    assert contrasts[1] > contrasts[0] + 0.05
 
 
 def test_wafers_are_legal_and_no_copies(centre: LearnedGenerator) -> None:
