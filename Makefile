@@ -55,7 +55,7 @@ bench: $(TEST_STAMP) ## Measure side by side: serving, generating, training
 
 .PHONY: bench-serving
 bench-serving: $(TEST_STAMP) ## Measure the predictor beside other model servers and write docs/bench (installs them into .venvs)
-	$(BIN)/python tests/bench/serving
+	$(BIN)/python tests/bench/serving --out docs/bench/serving.json
 
 .PHONY: pretrain
 pretrain: $(STAMP) ## Pretrain the shipped backbones anew (hours; continues where it was stopped)

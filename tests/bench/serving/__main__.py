@@ -1,8 +1,8 @@
 """How fast the predictor serves, beside onnxruntime alone and other servers: `make bench-serving`.
 
 Every server serves the same ONNX model, on the same cores as the client, and is measured in turn, round after round;
-medians and their ratios are printed as a table and kept as JSON. Peers are installed into environments of their own;
-one that cannot be is left out, and the reason is printed.
+medians and their ratios are printed as JSON, beside the load of the machine. Peers are installed into environments of
+their own; one that cannot be is left out, and the reason is printed.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def main() -> None:
         "--peers", default=",".join(PEERS), help=f"out of {', '.join(PEERS)}, with commas; may be empty"
     )
     parser.add_argument("--model", type=Path, help="home with a published model `demo`; default: one is taught")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "bench" / "serving.json")
+    parser.add_argument("--out", type=Path, help="file to keep the figures in")
     told = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="teachwafer-bench-") as folder, contextlib.ExitStack() as stack:
         home = told.model or taught(Path(folder))
@@ -257,7 +257,7 @@ def sent(load: Load) -> dict[str, float]:
     return result
 
 
-def report(servers: list[Server], alone: dict[str, list[float]], out: Path, rounds: int, seconds: float) -> None:
+def report(servers: list[Server], alone: dict[str, list[float]], out: Path | None, rounds: int, seconds: float) -> None:
     """Prints medians and ratios, and keeps them."""
     table = []
     for server in servers:
@@ -287,9 +287,11 @@ def report(servers: list[Server], alone: dict[str, list[float]], out: Path, roun
         "onnxruntime_wafers_per_s": {scenario: round(statistics.median(rates), 1) for scenario, rates in alone.items()},
         "servers": table,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
-    print(json.dumps(kept, indent=2, ensure_ascii=False))
+    text = json.dumps(kept, indent=2, ensure_ascii=False)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(f"{text}\n")
+    print(text)
 
 
 def ratio(rates: list[float], others: list[float]) -> float:
