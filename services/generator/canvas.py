@@ -98,7 +98,8 @@ class Canvas:
         else:
             cells = np.arange(length) * self.side // length
             sources[:] = ((np.arange(self.side) + 0.5) * length / self.side).astype(np.intp)
-        return _Axis(first, cells, sources, sources[cells] == np.arange(length))
+            cells[sources] = np.arange(self.side)
+        return _Axis(first, cells, sources, np.isin(np.arange(length), sources))
 
 
 def oriented(drawn: NDArray[np.uint8], orientations: NDArray[np.intp]) -> NDArray[np.uint8]:

@@ -31,12 +31,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from services.common.dataset import DatasetClass, DatasetWafer, Origin
 from services.common.splitting import Split, split_by_lot
+from services.common.store import open_store
 from services.common.wafer_set import read_wafer_set
 from services.generator.domain import ClassRequest, LearnedOptions, VariationOptions
 from services.generator.embedding import WaferEmbedding
 from services.generator.production import ClassProduction
 from services.generator.realism import Judges, RealismMeter
 from services.generator.recognition import MOST_TAUGHT, Recogniser, even_places
+from services.generator.shards import Shards
 
 CLASSES = ("Center", "Donut", "Edge-Loc", "Edge-Ring", "Loc", "Near-full", "Random", "Scratch")
 METHODS = ("variations", "learned", "dcgan")
@@ -119,7 +121,7 @@ def _make(
             DatasetClass("c", name, name),
             parents,
             seed=SEED,
-            prefix="m",
+            shards=Shards(open_store(folder), {}),
             checkpoint=Path(folder) / "learned.npz",
             listener=Listener(),
             judges=judges,

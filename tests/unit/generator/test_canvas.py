@@ -38,6 +38,15 @@ def test_changed_cells_change_dies_and_nothing_else(rows: int, columns: int, see
         assert np.array_equal(result, np.where(grid == NO_DIE, NO_DIE, 3 - grid))
 
 
+def test_of_dies_that_share_a_cell_only_the_one_that_is_seen_changes() -> None:
+    grid = random_grid(100, 80, 3)
+    grid[grid == NO_DIE] = 1
+    canvas = Canvas([grid])
+    drawn = canvas.draw([grid])[0]
+    result = canvas.transfer(drawn, (3 - drawn).astype(np.uint8), grid)
+    assert (result != grid).sum() == canvas.side**2 < grid.size
+
+
 def test_the_canvas_fits_the_usual_product() -> None:
     assert Canvas([np.ones((25, 27), np.uint8)]).side == 32
     assert Canvas([np.ones((52, 52), np.uint8)]).side == 56

@@ -12,6 +12,7 @@ from services.generator.domain import ClassRequest, GenerationSpec, VariationOpt
 from services.generator.embedding import WaferEmbedding
 from services.generator.production import ClassProduction, Progress, real_parents
 from services.generator.proof import DRAWS, judging_wafers, prove
+from services.generator.shards import Shards
 from services.generator.simulator import SimulatedClass, simulate
 
 CLASSES = ("Center", "Donut", "Edge-Ring")
@@ -58,7 +59,7 @@ def test_no_lot_that_teaches_judges(dataset: Dataset) -> None:
     assert not {dies.tobytes() for dies in grids} & {dies.tobytes() for dies in dataset.grids(Split.TRAIN)}
 
 
-def test_children_inherit_lots_that_teach(dataset: Dataset) -> None:
+def test_children_inherit_lots_that_teach(dataset: Dataset, tmp_path: Path) -> None:
     class Silent:
         def progressed(self, progress: Progress) -> None: ...
         def previewed(self, grids: object) -> None: ...
@@ -69,8 +70,8 @@ def test_children_inherit_lots_that_teach(dataset: Dataset) -> None:
         DatasetClass("Donut", "Donut", "Donut"),
         parents,
         seed=1,
-        prefix="m",
-        checkpoint=Path("unused"),
+        shards=Shards(open_store(str(tmp_path)), {}),
+        checkpoint=tmp_path / "unused",
         listener=Silent(),
     )
     of_children = {lot for chunk in production.wafers() for lot in np.array(chunk.lots)[chunk.parents]}
