@@ -177,7 +177,9 @@ def ablation_page(results: Sequence[Result]) -> str:
     """What each part of pretraining is worth."""
     parts = [
         "# What each part of pretraining is worth",
-        "The few-shot table of several weights, same draws, same judges.",
+        "The few-shot table of several weights, same draws, same judges. The weights of a row are made by "
+        "`python -m services.trainer.pretrain --backbones BACKBONE --leave-out CLASSES --tasks TASKS --steps STEPS "
+        "--work WORK --out FOLDER`, with what the row's name says.",
     ]
     for each in results:
         sizes = sorted({score["wafers_per_class"] for row in each["rows"] for score in row["scores"]})
