@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from services.common.dataset import Dataset, DatasetClass, DatasetWafer, GeneratedWafers, Origin, Split
 from services.common.wafer_set import GridSequence
 from services.generator.domain import ClassOutcome, ClassRequest, LearnedOptions, VariationOptions
-from services.generator.realism import Judges, RealismMeter
+from services.generator.realism import Judges, Look, RealismMeter
 from services.generator.shards import Chunk, Shards
 from services.generator.variations import VariationMaker, settings_for
 
@@ -160,8 +160,8 @@ class ClassProduction:
         origin = Origin.LEARNED if self._learned else Origin.VARIATION
         for index in wanted:
             first = index * self._shard_size
-            for chunk in self._shard(index, first, min(first + self._shard_size, self._request.count)):
-                self._meter.add(chunk.grids)
+            for chunk, look in self._shard(index, first, min(first + self._shard_size, self._request.count)):
+                self._meter.add(chunk.grids, look)
                 if first == 0:
                     self._listener.previewed([chunk.grids[place] for place in _spread(len(chunk.grids), PREVIEW)])
                 yield GeneratedWafers(
@@ -171,21 +171,22 @@ class ClassProduction:
                 share = self._learning_share + (1 - self._learning_share) * first / self._request.count
                 self._listener.progressed(Progress("making", first, self._request.count, share, device=self._device))
 
-    def _shard(self, index: int, first: int, stop: int) -> Iterator[Chunk]:
+    def _shard(self, index: int, first: int, stop: int) -> Iterator[tuple[Chunk, Look | None]]:
         """Yields the chunks of a shard: finished ones as they lie in the store, others as they are made."""
         with self._shards.reading(index) as finished:
             if finished is not None:
                 self._rejected += finished.rejected
-                yield from finished.chunks()
+                for chunk in finished.chunks():
+                    yield chunk, None
                 return
         before = self._rejected
         with self._shards.writing(index) as writer:
-            for chunk in self._make(first, stop):
+            for chunk, look in self._make(first, stop):
                 writer.add(chunk)
-                yield chunk
+                yield chunk, look
             writer.rejected = self._rejected - before
 
-    def _make(self, first: int, stop: int) -> Iterator[Chunk]:
+    def _make(self, first: int, stop: int) -> Iterator[tuple[Chunk, Look]]:
         """Makes the wafers of a range of numbers."""
         maker = self._maker
         order = maker.eligible[np.random.default_rng((self._seed, _ORDER_STREAM)).permutation(len(maker.eligible))]
@@ -198,7 +199,8 @@ class ClassProduction:
             return chosen, GridSequence.of(maker.make(begin, chosen, 0))
 
         for begin, (chosen, made) in _ahead(make, range(first, stop, chunk), maker.threads):
-            yield Chunk(self._checked(maker.make, begin, chosen, made), chosen)
+            look = self._checked(maker.make, begin, chosen, made)
+            yield Chunk(made, chosen), look
 
     @cached_property
     def _maker(self) -> _Maker:
@@ -215,14 +217,17 @@ class ClassProduction:
         self._listener.progressed(Progress("checking", count, count, 1.0, device=self._device))
         return ClassOutcome(self._class.class_id, count, len(self._parents), self._rejected, self._meter.result())
 
-    def _checked(self, make: Make, first: int, parents: NDArray[np.intp], grids: GridSequence) -> GridSequence:
-        """Throws out wafers that fail a check and makes others, three times at most.
+    def _checked(self, make: Make, first: int, parents: NDArray[np.intp], grids: GridSequence) -> Look:
+        """Throws out wafers that fail a check and puts others into their places, three times at most.
 
         What fails then still stays, and shows in the figures: a copy, say, of a class whose wafers all fail completely.
         Variations are not shown to the classifier: it is slower than they are made, and they are wafers of the class.
+
+        Returns:
+            What was seen in the wafers that are there at the end.
         """
-        recognise = self._learned
-        wrong = self._meter.failing(grids, recognise=recognise)
+        recognise, look = self._learned, self._meter.look(grids)
+        wrong = self._meter.failing(grids, recognise=recognise, look=look)
         for attempt in range(1, _RETRIES + 1):
             if not wrong.size:
                 break
@@ -230,8 +235,10 @@ class ClassProduction:
             others = GridSequence.of(make(first, parents[wrong], attempt))
             for index, grid in zip(wrong.tolist(), others, strict=True):
                 grids[index][:] = grid
-            wrong = wrong[self._meter.failing(others, recognise=recognise)]
-        return grids
+            fresh = self._meter.look(others)
+            look.put(wrong, fresh)
+            wrong = wrong[self._meter.failing(others, recognise=recognise, look=fresh)]
+        return look
 
     def _variation_maker(self) -> _Maker:
         options = self._request.method

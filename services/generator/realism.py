@@ -41,6 +41,23 @@ class Judges:
     class_number: int = 0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """What a meter sees in each of n wafers.
+
+    Attributes:
+        copies: bool (n,), whether it equals a real one die by die.
+        fractions: float64 (n,), its share of failed dies.
+    """
+
+    copies: NDArray[np.bool_]
+    fractions: NDArray[np.float64]
+
+    def put(self, places: NDArray[np.intp], other: Look) -> None:
+        """Takes over what was seen in the wafers that came into the places of others."""
+        self.copies[places], self.fractions[places] = other.copies, other.fractions
+
+
 class RealismMeter:
     """Compares generated wafers with real ones while they stream by, in flat memory.
 
@@ -55,8 +72,7 @@ class RealismMeter:
         self._real = real
         self._judges = judges
         sample = [real[index] for index in even_places(len(real), MOST_COMPARED)]
-        self._real_maps = fail_maps(sample)
-        self._real_profile = _radial_profile(sample)
+        self._real_maps, self._real_profile = maps_and_profile(sample)
         fractions = [fail_fraction(grid) for grid in real]
         self._real_fraction = float(np.mean(fractions))
         slack = (max(fractions) - min(fractions)) / 4 + _FRACTION_SLACK
@@ -81,7 +97,17 @@ class RealismMeter:
         suspects = np.flatnonzero(np.isin(fail_digests(grids), self._real_digests))
         return suspects[[self.is_copy(grids[index]) for index in suspects.tolist()]]
 
-    def failing(self, grids: Sequence[NDArray[np.uint8]], *, recognise: bool) -> NDArray[np.intp]:
+    def look(self, grids: GridSequence) -> Look:
+        """Looks at generated wafers."""
+        look = Look(np.zeros(len(grids), bool), np.empty(len(grids)))
+        look.copies[self.copies(grids)] = True
+        for places, dies in grids.runs():
+            look.fractions[places] = fail_fractions(dies)
+        return look
+
+    def failing(
+        self, grids: Sequence[NDArray[np.uint8]], *, recognise: bool, look: Look | None = None
+    ) -> NDArray[np.intp]:
         """Returns the positions of wafers that fail a check.
 
         They equal a real one; or their fail fraction lies outside that of the real ones by more than a quarter of its
@@ -91,24 +117,27 @@ class RealismMeter:
         Args:
             grids: Generated wafers.
             recognise: Whether to ask the classifier, where there is one: it looks at hundreds of wafers a second.
+            look: What `look` saw in them; None: it looks now.
         """
-        shared = GridSequence.of(grids)
-        wrong = np.zeros(len(shared), bool)
-        wrong[self.copies(shared)] = True
-        for places, dies in shared.runs():
-            fractions = fail_fractions(dies)
-            wrong[places] |= (fractions < self._usual[0]) | (fractions > self._usual[1])
+        look = look or self.look(GridSequence.of(grids))
+        wrong = look.copies | (look.fractions < self._usual[0]) | (look.fractions > self._usual[1])
         judges = self._judges
         if recognise and judges and judges.recogniser:
             own = judges.recogniser.probabilities(judges.embedding.embed(grids))[:, judges.class_number]
             wrong |= own < judges.recogniser.floors[judges.class_number]
         return np.flatnonzero(wrong)
 
-    def add(self, grids: Sequence[NDArray[np.uint8]]) -> None:
-        """Takes the next generated wafers."""
+    def add(self, grids: Sequence[NDArray[np.uint8]], look: Look | None = None) -> None:
+        """Takes the next generated wafers.
+
+        Args:
+            grids: Generated wafers.
+            look: What `look` saw in them; None: it looks now.
+        """
         shared = GridSequence.of(grids)
-        self._fractions += sum(float(fail_fractions(dies).sum()) for _, dies in shared.runs())
-        self._copies += len(self.copies(shared))
+        look = look or self.look(shared)
+        self._fractions += float(look.fractions.sum())
+        self._copies += int(look.copies.sum())
         start, stop = np.searchsorted(self._sample, [self._seen, self._seen + len(shared)])
         # Copies, because a view would keep all the wafers that share its memory.
         self._kept += [shared[index].copy() for index in (self._sample[start:stop] - self._seen).tolist()]
@@ -123,7 +152,7 @@ class RealismMeter:
         Precision, recall and the Frechet distance are those of `likeness`; that of the real wafers is the distance
         between their two halves, half as many on each side, and so an upper guide.
         """
-        made = fail_maps(self._kept)
+        made, profile = maps_and_profile(self._kept)
         distances = hamming_distances(made, self._real_maps)
         return Realism(
             nearest_distance=float(np.median(distances.min(axis=1))),
@@ -132,7 +161,7 @@ class RealismMeter:
             coverage=len(np.unique(distances.argmin(axis=1))) / len(self._real_maps),
             fail_fraction=self._fractions / self._seen,
             fail_fraction_real=self._real_fraction,
-            radial_profile_difference=float(np.abs(_radial_profile(self._kept) - self._real_profile).max()),
+            radial_profile_difference=float(np.abs(profile - self._real_profile).max()),
             **self._judged(),
         )
 
@@ -198,11 +227,16 @@ def fail_fraction(grid: NDArray[np.uint8]) -> float:
     return int(np.count_nonzero(grid == FAIL)) / max(1, int(np.count_nonzero(grid != NO_DIE)))
 
 
-def fail_maps(grids: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    """Returns (n, 1024) maps of 0 and 1: cells of a 32 x 32 grid in which half of the dies or more failed."""
+def maps_and_profile(grids: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Returns fail maps and the mean radial profile of wafers.
+
+    Returns:
+        (n, 1024) maps of 0 and 1, cells of a 32 x 32 grid in which half of the dies or more failed; and the mean fail
+        share (16,) in rings of equal width from the centre to the rim.
+    """
     planes = planes_of(grids, SIDE)
     failing = planes[..., 1] * 2 >= np.maximum(planes[..., 0], 1e-6)
-    return np.asarray(failing.reshape(len(grids), -1), np.float32)
+    return np.asarray(failing.reshape(len(grids), -1), np.float32), _radial_profile(planes)
 
 
 def hamming_distances(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -221,10 +255,10 @@ def _distance_among(maps: NDArray[np.float32]) -> float:
     return float(np.median(distances.min(axis=1)))
 
 
-def _radial_profile(grids: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
-    """Returns the mean fail share in 16 rings of equal width from the centre to the rim."""
-    planes = planes_of(grids, SIDE).sum(axis=0, dtype=np.float64)
+def _radial_profile(planes: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Returns the mean fail share in 16 rings of equal width of wafers (n, 32, 32, 2)."""
+    summed = planes.sum(axis=0, dtype=np.float64)
     axis = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
     ring = np.minimum((np.hypot(axis[:, None], axis[None, :]) * _RINGS).astype(np.intp), _RINGS - 1).reshape(-1)
-    valid, failed = (np.bincount(ring, planes[..., plane].reshape(-1), _RINGS) for plane in (0, 1))
+    valid, failed = (np.bincount(ring, summed[..., plane].reshape(-1), _RINGS) for plane in (0, 1))
     return np.asarray(failed / np.maximum(valid, 1e-9))

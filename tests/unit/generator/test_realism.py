@@ -4,7 +4,7 @@ import pytest
 from services.common.wafer_map import FAIL
 from services.common.wafer_set import GridSequence
 from services.generator.embedding import WaferEmbedding
-from services.generator.realism import Judges, RealismMeter, fail_fractions, fail_maps, hamming_distances
+from services.generator.realism import Judges, RealismMeter, fail_fractions, hamming_distances, maps_and_profile
 from services.generator.recognition import Recogniser
 from services.generator.simulator import SimulatedClass, simulate
 
@@ -67,7 +67,7 @@ def test_another_class_is_farther_away_than_the_same_class() -> None:
 
 
 def test_distances_agree_with_a_plain_count() -> None:
-    maps = fail_maps(wafers("Random", 6, 1))
+    maps, _ = maps_and_profile(wafers("Random", 6, 1))
     expected = [[np.mean(one != other) for other in maps] for one in maps]
     assert hamming_distances(maps, maps) == pytest.approx(np.array(expected), abs=1e-6)
 
