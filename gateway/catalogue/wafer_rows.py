@@ -13,11 +13,8 @@ from sqlalchemy import Row
 from gateway.catalogue.catalogue import new_id
 from gateway.catalogue.names import cleaned
 from gateway.values import WaferInfo
-from services.common.dataset import Origin
+from services.common.dataset import GENERATED, Origin
 from services.common.wafer_map import FAIL, NO_DIE, Notch, WaferGeometry, WaferIdentity, WaferMap
-
-GENERATED: Final = frozenset({Origin.VARIATION, Origin.LEARNED})
-"""Origins of wafers that the generator made."""
 
 # Three times as fast as the default and hardly larger on grids of three values.
 _LEVEL: Final = 1

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from gateway.values.common import Change
-from services.common.dataset import Origin
+from services.common.dataset import GENERATED, Origin
 from services.common.wafer_map import WaferMap
 
 
@@ -53,7 +53,7 @@ class WaferInfo:
     @property
     def generated(self) -> bool:
         """Whether the generator made it."""
-        return self.origin in (Origin.VARIATION, Origin.LEARNED)
+        return self.origin in GENERATED
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from services.common.dataset_manifest import (
+    GENERATED,
     DatasetClass,
     DatasetManifest,
     DatasetTally,
@@ -38,6 +39,7 @@ from services.common.wafer_map import checked_dies
 from services.common.wafer_set import check_grids
 
 __all__ = [
+    "GENERATED",
     "Dataset",
     "DatasetClass",
     "DatasetManifest",

@@ -32,6 +32,7 @@ from services.common.wafer_map import FAIL, NO_DIE, PASS
 from services.generator.canvas import ORIENTATIONS, Canvas, oriented, planes
 from services.generator.domain import VariationOptions
 from services.generator.network import load_prior, question, shown_patterns, train_step
+from services.generator.recognition import even_places
 from services.generator.variations import VariationMaker, settings_for
 
 BATCH = 16
@@ -80,7 +81,7 @@ class LearnedGenerator:
     """
 
     def __init__(self, parents: Sequence[Dies], seed: int, pattern: str = "") -> None:
-        self.parents = np.unique(np.linspace(0, len(parents) - 1, min(len(parents), MOST_PARENTS)).astype(np.intp))
+        self.parents = even_places(len(parents), MOST_PARENTS)
         """Positions of the parents that are taught and may be chosen in `make`."""
         self._seed = seed
         grids = [parents[index] for index in self.parents]

@@ -13,10 +13,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.dataset import Dataset, DatasetClass, DatasetWafer, GeneratedWafers, Origin, Split
+from services.common.dataset import GENERATED, Dataset, DatasetClass, DatasetWafer, GeneratedWafers, Origin, Split
 from services.common.wafer_set import GridSequence
 from services.generator.domain import ClassOutcome, ClassRequest, LearnedOptions, VariationOptions
 from services.generator.realism import Judges, Look, RealismMeter
+from services.generator.recognition import even_places
 from services.generator.shards import Chunk, Shards
 from services.generator.variations import VariationMaker, settings_for
 
@@ -96,7 +97,7 @@ def real_parents(dataset: Dataset, class_id: str) -> list[DatasetWafer]:
     return [
         wafer
         for wafer in dataset.iter_wafers(Split.TRAIN)
-        if wafer.class_ids == (class_id,) and wafer.origin not in (Origin.VARIATION, Origin.LEARNED)
+        if wafer.class_ids == (class_id,) and wafer.origin not in GENERATED
     ]
 
 
@@ -163,7 +164,9 @@ class ClassProduction:
             for chunk, look in self._shard(index, first, min(first + self._shard_size, self._request.count)):
                 self._meter.add(chunk.grids, look)
                 if first == 0:
-                    self._listener.previewed([chunk.grids[place] for place in _spread(len(chunk.grids), PREVIEW)])
+                    self._listener.previewed(
+                        [chunk.grids[place] for place in even_places(len(chunk.grids), PREVIEW).tolist()]
+                    )
                 yield GeneratedWafers(
                     self._prefix, first, chunk.grids, self._class.class_id, origin, chunk.parents, ids, lots
                 )
@@ -291,8 +294,3 @@ def _ahead(make: Callable[[int], _Made], firsts: Iterable[int], threads: int) ->
                 yield number, future.result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """Returns at most so many positions, spread evenly over `count`."""
-    return sorted({int(place) for place in np.linspace(0, count - 1, min(count, most))})

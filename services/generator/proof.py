@@ -16,13 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.dataset import Dataset, Origin, Split
+from services.common.dataset import Dataset, Split
 from services.common.errors import FailedPreconditionError
-from services.common.evaluation import confusion_matrix, macro_f1
+from services.common.evaluation import confusion_matrix, macro_f1, number_lots
 from services.common.head import Array
 from services.generator.domain import Proof
 from services.generator.embedding import WaferEmbedding
-from services.generator.recognition import even_places, taught_head
+from services.generator.recognition import Wafers, real_wafers, taught_head
 
 DRAWS = 10
 """Draws of the wafers taught."""
@@ -33,8 +33,6 @@ MOST_TAUGHT = 200
 MOST_JUDGES = 300
 """Most wafers of each class that judge."""
 _STREAM = 41
-
-_Wafers = tuple[list[NDArray[np.uint8]], list[str], list[str]]
 
 
 def prove(
@@ -56,7 +54,7 @@ def prove(
     Raises:
         FailedPreconditionError: Fewer than two classes have wafers to teach and to judge.
     """
-    grids, names, _ = _real(dataset, (Split.TRAIN,), MOST_TAUGHT)
+    grids, names, _ = real_wafers(dataset, (Split.TRAIN,), MOST_TAUGHT)
     classes = sorted(set(names))
     judges, truths, lots = judging_wafers(dataset, classes)
     if len(classes) < 2 or len(set(truths)) < 2:
@@ -70,7 +68,9 @@ def prove(
     made = np.concatenate([np.asarray(each, np.float32) for each in generated.values()])
     made_labels = np.repeat([number[name] for name in generated], [len(each) for each in generated.values()])
     seen, truth = embedding.embed(judges), np.array([number[each] for each in truths])
-    _, lot_of = np.unique(lots, return_inverse=True)
+    lot_of = number_lots(lots)
+    order = np.argsort(lot_of, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(lot_of[order])) + 1)
     scores, changes = [], []
     for draw in range(DRAWS):
         random = np.random.default_rng((seed, _STREAM, draw))
@@ -84,7 +84,7 @@ def prove(
             answers.append(head.logits(seen).argmax(axis=1))
         scores.append([macro_f1(confusion_matrix(truth, each, len(classes))) for each in answers])
         for _ in range(RESAMPLES):
-            rows = _lots_resampled(lot_of, random)
+            rows = np.concatenate([members[lot] for lot in random.integers(0, len(members), len(members))])
             one, other = (macro_f1(confusion_matrix(truth[rows], each[rows], len(classes))) for each in answers)
             changes.append(other - one)
         report(draw + 1)
@@ -97,11 +97,11 @@ def prove(
         low=float(low),
         high=float(high),
         judged_wafers=len(truth),
-        judged_lots=len(np.unique(lot_of)),
+        judged_lots=len(members),
     )
 
 
-def judging_wafers(dataset: Dataset, classes: Sequence[str]) -> _Wafers:
+def judging_wafers(dataset: Dataset, classes: Sequence[str]) -> Wafers:
     """Returns die grids, classes and lots of the real wafers that judge: of the tune and test sides.
 
     A data set version holds each lot on one side alone, so that none of them has a sister among the taught wafers or a
@@ -111,7 +111,7 @@ def judging_wafers(dataset: Dataset, classes: Sequence[str]) -> _Wafers:
         dataset: The data set version.
         classes: Classes that are taught; wafers of others do not judge.
     """
-    grids, names, lots = _real(dataset, (Split.TUNE, Split.TEST), MOST_JUDGES)
+    grids, names, lots = real_wafers(dataset, (Split.TUNE, Split.TEST), MOST_JUDGES)
     kept = [place for place, name in enumerate(names) if name in classes]
     return (
         [grids[place] for place in kept],
@@ -120,27 +120,7 @@ def judging_wafers(dataset: Dataset, classes: Sequence[str]) -> _Wafers:
     )
 
 
-def _real(dataset: Dataset, sides: Sequence[Split], most: int) -> _Wafers:
-    """Returns die grids, classes and lots of real wafers that show one pattern, at most so many of a class."""
-    by_class: dict[str, list[tuple[NDArray[np.uint8], str]]] = {}
-    for side in sides:
-        for wafer in dataset.iter_wafers(side):
-            if not wafer.also and wafer.origin not in (Origin.VARIATION, Origin.LEARNED):
-                by_class.setdefault(wafer.class_id, []).append((wafer.dies, wafer.lot))
-    chosen = [
-        (wafers[place], name) for name, wafers in by_class.items() for place in even_places(len(wafers), most).tolist()
-    ]
-    return [dies for (dies, _), _ in chosen], [name for _, name in chosen], [lot for (_, lot), _ in chosen]
-
-
 def _resampled(labels: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
     """Returns as many positions of each class as it has, drawn with replacement."""
     of_class = [np.flatnonzero(labels == each) for each in np.unique(labels)]
     return np.concatenate([random.choice(rows, len(rows)) for rows in of_class])
-
-
-def _lots_resampled(lot_of: NDArray[np.intp], random: np.random.Generator) -> NDArray[np.intp]:
-    """Returns the positions of all wafers of lots drawn with replacement."""
-    order = np.argsort(lot_of, kind="stable")
-    members = np.split(order, np.flatnonzero(np.diff(lot_of[order])) + 1)
-    return np.concatenate([members[lot] for lot in random.integers(0, len(members), len(members))])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.dataset import Dataset, Origin, Split
+from services.common.dataset import GENERATED, Dataset, Split
 from services.common.head import (
     Array,
     Head,
@@ -27,6 +27,9 @@ FLOOR_QUANTILE = 0.05
 """Share of the real wafers of a class that a generated wafer must be surer than."""
 _EPOCHS, _BATCH, _LEARNING_RATE, _FOLDS = 20, 16, 1e-3, 5
 _STREAM = 31
+
+Wafers = tuple[list[NDArray[np.uint8]], list[str], list[str]]
+"""Die grids, classes and lots."""
 
 
 class Recogniser:
@@ -88,20 +91,31 @@ def recogniser_of(dataset: Dataset, embedding: WaferEmbedding, seed: int) -> tup
         embedding: What it sees.
         seed: Seed of everything random.
     """
-    by_class: dict[str, list[tuple[NDArray[np.uint8], str]]] = {}
-    for wafer in dataset.iter_wafers(Split.TRAIN):
-        if not wafer.also and wafer.origin not in (Origin.VARIATION, Origin.LEARNED):
-            by_class.setdefault(wafer.class_id, []).append((wafer.dies, wafer.lot))
-    numbers = {class_id: number for number, class_id in enumerate(by_class)}
+    grids, names, lots = real_wafers(dataset, (Split.TRAIN,), MOST_TAUGHT)
+    numbers = {class_id: number for number, class_id in enumerate(dict.fromkeys(names))}
     if len(numbers) < 2:
         return None, numbers
+    labels = np.array([numbers[name] for name in names])
+    return Recogniser(embedding.embed(grids), labels, lots, len(numbers), seed), numbers
+
+
+def real_wafers(dataset: Dataset, sides: Sequence[Split], most: int) -> Wafers:
+    """Returns die grids, classes and lots of real wafers that show one pattern, at most so many of a class.
+
+    Args:
+        dataset: The data set version.
+        sides: Sides that they stand on.
+        most: Most wafers of a class; of more, an even sample. Wafers of a class come one after the other.
+    """
+    by_class: dict[str, list[tuple[NDArray[np.uint8], str]]] = {}
+    for side in sides:
+        for wafer in dataset.iter_wafers(side):
+            if not wafer.also and wafer.origin not in GENERATED:
+                by_class.setdefault(wafer.class_id, []).append((wafer.dies, wafer.lot))
     chosen = [
-        (dies, lot, numbers[class_id])
-        for class_id, wafers in by_class.items()
-        for dies, lot in (wafers[place] for place in even_places(len(wafers), MOST_TAUGHT))
+        (wafers[place], name) for name, wafers in by_class.items() for place in even_places(len(wafers), most).tolist()
     ]
-    grids, lots, labels = zip(*chosen, strict=True)
-    return Recogniser(embedding.embed(grids), np.array(labels), lots, len(numbers), seed), numbers
+    return [dies for (dies, _), _ in chosen], [name for _, name in chosen], [lot for (_, lot), _ in chosen]
 
 
 def even_places(count: int, most: int) -> NDArray[np.intp]:

@@ -16,6 +16,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from services.common.evaluation import number_lots
 from services.common.head import Array
 from services.trainer.calibration import BANK_WAFERS, neighbour_distance, upper_quantile
 from services.trainer.embedding import PACKAGE
@@ -86,8 +87,8 @@ def distances_across_lots(bank: Array, lots: Sequence[str]) -> Array:
     Returns:
         float32, one for each wafer that has enough of other lots: NEIGHBOURS, or as many as the bank has beside it.
     """
-    names = np.array([lot or f"\0{index}" for index, lot in enumerate(lots)], dtype=object)
-    similarities = np.where(names[:, None] == names, -np.inf, bank @ bank.T)
+    numbers = number_lots(lots)
+    similarities = np.where(numbers[:, None] == numbers, -np.inf, bank @ bank.T)
     count = min(NEIGHBOURS, len(bank) - 1)
     nearest = np.sort(similarities, axis=1)[:, len(bank) - count :] if count else np.zeros((0, 1))
     nearest = nearest[np.isfinite(nearest).all(axis=1)]

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.dataset import Dataset, DatasetClass, Origin, Split
+from services.common.dataset import GENERATED, Dataset, DatasetClass, Split
 from services.common.errors import DataLossError
 from services.common.preprocessing import planes_of
 from services.common.splitting import split_by_lot
 from services.common.task import Task
 
-_GENERATED = (Origin.VARIATION, Origin.LEARNED)
 _CHUNK = 1024
 _HELD_OUT = 0.2
 
@@ -133,7 +132,7 @@ def _read(datasets: Sequence[Dataset], split: Split | None, index: dict[str, int
         planes.append(planes_of([wafer.dies for wafer in chunk], size).astype(np.float16))
         labels += [index[wafer.class_id] for wafer in chunk]
         shown.append(np.array([[each in wafer.class_ids for each in index] for wafer in chunk], np.bool_))
-        generated += [wafer.origin in _GENERATED for wafer in chunk]
+        generated += [wafer.origin in GENERATED for wafer in chunk]
         side.lots += [wafer.lot for wafer in chunk]
         side.ids += [wafer.wafer_id for wafer in chunk]
         side.parents += [wafer.parent_id for wafer in chunk]
