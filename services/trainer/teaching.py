@@ -113,8 +113,8 @@ def run(context: JobContext, library: BackboneLibrary) -> TrainingOutcome:
         lesson = _teach_normal(context, trunk, backbone, wafers, config.seed)
     else:
         lesson = _teach_patterns(context, library, backbone, trunk, wafers, config)
-    warnings = [*wafers.warnings, *_of_lots(lesson.doubtful_lots)]
-    for warning in warnings[len(wafers.warnings) :]:
+    doubts = _of_lots(lesson.doubtful_lots)
+    for warning in doubts:
         context.report(WARNING_KIND, message=warning)
     lesson.model.save(context.folder / KERAS_FILE)
     export_onnx(lesson.model, context.folder / MODEL_FILE)
@@ -133,7 +133,7 @@ def run(context: JobContext, library: BackboneLibrary) -> TrainingOutcome:
         training_wafers=lesson.training_wafers,
         seconds=context.elapsed_s(),
         peak_memory_bytes=context.peak_memory_bytes(),
-        warnings=tuple(warnings),
+        warnings=(*wafers.warnings, *doubts),
         doubtful_lots=lesson.doubtful_lots,
     )
     _write_facts(context.folder, outcome, spec, backbone.size, lesson)
