@@ -36,7 +36,7 @@ from services.common.files import file_sha256
 from services.common.splitting import Split
 from services.common.store import BlobStore
 from services.common.wafer_map import checked_dies
-from services.common.wafer_set import check_grids
+from services.common.wafer_set import GridSequence, check_grids
 
 __all__ = [
     "GENERATED",
@@ -348,9 +348,7 @@ def _fetch(store: BlobStore, manifest: DatasetManifest) -> Dataset:
             return Dataset(manifest, path, temporary=None)
         folder = Path(tempfile.mkdtemp(prefix="teachwafer-dataset-"))
         dataset = Dataset(manifest, folder / "wafers.parquet", temporary=folder)
-        with dataset.path.open("wb") as file:
-            for chunk in store.stream(key):
-                file.write(chunk)
+        store.download(key, dataset.path)
     except NotFoundError as error:
         raise DataLossError(
             f"Data set {manifest.dataset_id!r} has a manifest but no wafers.parquet. Restore it from a backup."
@@ -358,19 +356,24 @@ def _fetch(store: BlobStore, manifest: DatasetManifest) -> Dataset:
     return dataset
 
 
+def grid_columns(grids: GridSequence) -> tuple[pa.Array, pa.Array, pa.Array]:
+    """Return dies (binary), rows and columns (int32) of grids as Arrow arrays; the dies are not copied."""
+    offsets, dies = pa.py_buffer(grids.offsets.astype(np.int32)), pa.py_buffer(np.ascontiguousarray(grids.dies))
+    rows, columns = (pa.array(grids.shapes[:, axis].astype(np.int32)) for axis in (0, 1))
+    return pa.Array.from_buffers(pa.binary(), len(grids), [None, offsets, dies]), rows, columns
+
+
 def _columns_of(wafers: GeneratedWafers) -> pa.RecordBatch:
     """Return generated wafers as Parquet stores them; their dies are not copied."""
-    count, grids = len(wafers), wafers.grids
+    count = len(wafers)
     numbers = pa.array(np.arange(wafers.first, wafers.first + count)).cast(pa.string())
-    offsets = pa.py_buffer(grids.offsets.astype(np.int32))
     parents = pa.array(wafers.parents)
+    dies, rows, widths = grid_columns(wafers.grids)
     columns = {
         "wafer_id": pc.binary_join_element_wise(wafers.series, numbers, ""),
-        "dies": pa.Array.from_buffers(
-            pa.binary(), count, [None, offsets, pa.py_buffer(np.ascontiguousarray(grids.dies))]
-        ),
-        "rows": pa.array(grids.shapes[:, 0].astype(np.int32)),
-        "columns": pa.array(grids.shapes[:, 1].astype(np.int32)),
+        "dies": dies,
+        "rows": rows,
+        "columns": widths,
         "class_id": pa.repeat(wafers.class_id, count),
         "lot": pa.array(wafers.lots, pa.string()).take(parents),
         "origin": pa.repeat(wafers.origin.value, count),

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.errors import InvalidArgumentError
+from services.common.wafer_set import WaferSet
 
 
 class Split(StrEnum):
@@ -63,6 +64,21 @@ def split_by_lot(
 ) -> NDArray[np.str_]:
     """Return only the sides of `split_report`."""
     return split_report(labels, lots, seed=seed, tune=tune, test=test, digests=digests).sides
+
+
+def rows_that_teach(wafers: WaferSet, source: str) -> list[int]:
+    """Return the wafers of one source that lie in training lots, split as `teachwafer train` splits the same file.
+
+    What is pretrained on them alone has seen no wafer that measures.
+
+    Args:
+        wafers: a set with labels, lots and sources.
+        source: name of the source.
+    """
+    labels, lots = wafers.labels or [], wafers.groups or []
+    rows = [row for row, each in enumerate(wafers.sources or []) if each == source]
+    sides = split_by_lot([labels[row] for row in rows], [lots[row] for row in rows], seed=0)
+    return [row for row, side in zip(rows, sides, strict=True) if side == Split.TRAIN.value]
 
 
 def split_report(

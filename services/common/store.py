@@ -224,6 +224,16 @@ class BlobStore:
             _remove_empty_folders(self._folder / prefix)
         return len(keys)
 
+    def download(self, key: str, path: Path) -> None:
+        """Write a blob to a local file; its size in memory does not matter.
+
+        Raises:
+            NotFoundError: there is no such blob.
+        """
+        with path.open("wb") as file:
+            for chunk in self.stream(key):
+                file.write(chunk)
+
     def local_path(self, key: str) -> Path | None:
         """Return the file that holds a blob, or None when the store is not a local folder.
 

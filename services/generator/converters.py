@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -102,8 +101,8 @@ def event_to_proto(event: JobEvent) -> generator_pb2.GenerationEvent:
     return message
 
 
-def simulation_from_proto(request: generator_pb2.SimulateWafersRequest) -> Callable[[], Iterator[SimulatedBatch]]:
-    """Returns the simulation that was asked for, ready to begin.
+def simulation_from_proto(request: generator_pb2.SimulateWafersRequest) -> Iterator[SimulatedBatch]:
+    """Returns the simulation that was asked for; nothing is made before the first batch is taken.
 
     Raises:
         InvalidArgumentError: With a violation for each wrong field.
@@ -146,8 +145,7 @@ def simulation_from_proto(request: generator_pb2.SimulateWafersRequest) -> Calla
     if wrong:
         text = " ".join(f"{each.field}: {each.description}" for each in wrong)
         raise InvalidArgumentError(f"The request is wrong. {text}", violations=wrong)
-    return partial(
-        simulate,
+    return simulate(
         classes,
         seed=request.seed,
         wafers_per_lot=request.wafers_per_lot or DEFAULT_WAFERS_PER_LOT,

@@ -28,7 +28,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.splitting import Split, split_by_lot
+from services.common.splitting import rows_that_teach
 from services.common.wafer_set import WaferSet, read_wafer_set
 from services.generator.canvas import ORIENTATIONS, Canvas, oriented
 from services.generator.network import PRIOR_FOLDER, die_network, question, save_prior, shown_patterns, train_step
@@ -118,10 +118,7 @@ def wafers_of(real: WaferSet, seed: int) -> list[Wafers]:
 
 def training_rows(real: WaferSet, source: str) -> list[int]:
     """Returns the wafers of a source that lie in training lots and have a die."""
-    labels, groups, sources = real.labels or [], real.groups or [], real.sources or []
-    rows = [row for row, each in enumerate(sources) if each == source]
-    sides = split_by_lot([labels[row] for row in rows], [groups[row] for row in rows], seed=0)
-    return [row for row, side in zip(rows, sides, strict=True) if side == Split.TRAIN.value and real.grids[row].any()]
+    return [row for row in rows_that_teach(real, source) if real.grids[row].any()]
 
 
 def _simulated(seed: int) -> list[tuple[NDArray[np.uint8], str]]:

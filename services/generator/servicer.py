@@ -95,7 +95,7 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
         self, request: generator_pb2.SimulateWafersRequest, context: _Context
     ) -> AsyncIterator[generator_pb2.SimulateWafersResponse]:
         """Streams simulated wafers, a batch of one product at a time."""
-        batches = converters.simulation_from_proto(request)()
+        batches = converters.simulation_from_proto(request)
         # In a thread, a batch at a time: the loop stays free, and no more is made than the caller takes.
         while (message := await asyncio.to_thread(_next_message, batches)) is not None:
             yield message

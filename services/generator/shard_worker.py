@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from services.common.dataset import open_dataset
 from services.common.jobs.worker import JobContext, open_context
-from services.generator.domain import GenerationSpec, check_against
+from services.generator.domain import GenerationSpec, LearnedOptions, check_against
 from services.generator.embedding import WaferEmbedding
 from services.generator.production import Progress
+from services.generator.realism import Judges
 from services.generator.worker import judges_of, production_of
 
 
@@ -38,8 +39,13 @@ def make_share(context: JobContext, index: int, of: int) -> int:
     spec = GenerationSpec.from_json(context.spec)
     dataset = open_dataset(context.store, spec.dataset_id)
     check_against(spec, dataset.manifest)
+    # Only learned wafers are shown to judges before they are kept; what the figures need is up to the last attempt.
+    learned = any(isinstance(each.method, LearnedOptions) for each in spec.classes)
+    judged: Sequence[Judges | None] = [None] * len(spec.classes)
+    if learned:
+        judged = judges_of(dataset, spec, WaferEmbedding())
     made = 0
-    for number, judges in enumerate(judges_of(dataset, spec, WaferEmbedding())):
+    for number, judges in enumerate(judged):
         production = production_of(context, dataset, spec, number, _Watch(context), judges)
         made += sum(len(wafers) for wafers in production.wafers(range(index, production.shards_wanted, of)))
     return made

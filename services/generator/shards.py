@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from services.common.dataset import grid_columns
 from services.common.errors import NotFoundError
 from services.common.files import file_sha256
 from services.common.store import BlobStore
@@ -61,12 +62,8 @@ class ShardWriter:
 
     def add(self, chunk: Chunk) -> None:
         """Appends a chunk."""
-        grids = chunk.grids
-        offsets = pa.py_buffer(grids.offsets.astype(np.int32))
-        dies = pa.Array.from_buffers(pa.binary(), len(grids), [None, offsets, pa.py_buffer(grids.dies)])
-        sides = (pa.array(grids.shapes[:, axis].astype(np.int32)) for axis in (0, 1))
         parents = pa.array(chunk.parents.astype(np.int32))
-        self._writer.write_batch(pa.RecordBatch.from_arrays([dies, *sides, parents], schema=_SCHEMA))
+        self._writer.write_batch(pa.RecordBatch.from_arrays([*grid_columns(chunk.grids), parents], schema=_SCHEMA))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +140,7 @@ class Shards:
         if (local := self._store.local_path(name)) is not None:
             return local
         path = folder / "shard.arrow"
-        with path.open("wb") as file:
-            for piece in self._store.stream(name):
-                file.write(piece)
+        self._store.download(name, path)
         return path
 
     def _name(self, index: int, ending: str) -> str:

@@ -68,7 +68,12 @@ def work(context: JobContext) -> dict[str, Any]:
             made[request.class_id] = production.embeddings() if spec.prove else np.zeros((0, WIDTH), np.float32)
         proof = None
         if spec.prove:
-            proof = prove(dataset, embedding, made, spec.seed, lambda draw: _proved(context, draw))
+            end = _Reporter(context, class_id="", begin=1.0, weight=0.0)
+
+            def proved(draw: int) -> None:
+                end.progressed(Progress("proving", draw, DRAWS, 1.0))
+
+            proof = prove(dataset, embedding, made, spec.seed, proved)
         whole = GenerationOutcome(dataset_id, tuple(outcomes), context.elapsed_s(), context.peak_memory_bytes(), proof)
         context.check_cancelled()
         write_file(context.checkpoints / _OUTCOME_FILE, json.dumps(whole.to_json()).encode())
@@ -78,7 +83,7 @@ def work(context: JobContext) -> dict[str, Any]:
 
 
 def production_of(
-    context: JobContext, dataset: Dataset, spec: GenerationSpec, index: int, listener: Listener, judges: Judges
+    context: JobContext, dataset: Dataset, spec: GenerationSpec, index: int, listener: Listener, judges: Judges | None
 ) -> ClassProduction:
     """Returns what makes the wafers of one class of a job.
 
@@ -105,23 +110,6 @@ def production_of(
         checkpoint=context.checkpoints / f"learned-{index}.npz",
         listener=listener,
         judges=judges,
-    )
-
-
-def _proved(context: JobContext, draw: int) -> None:
-    """Reports a draw of the proof."""
-    context.check_cancelled()
-    context.report(
-        PROGRESS_KIND,
-        progress=1.0,
-        device="CPU",
-        class_id="",
-        stage="proving",
-        done=draw,
-        total=DRAWS,
-        loss=0.0,
-        share=1.0,
-        device_name="CPU",
     )
 
 

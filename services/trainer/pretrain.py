@@ -37,7 +37,7 @@ from services.common.files import file_sha256
 from services.common.head import LOGIT_SCALE
 from services.common.preprocessing import planes_of
 from services.common.shipped import write_index
-from services.common.splitting import Split, split_by_lot
+from services.common.splitting import rows_that_teach
 from services.common.task import NORMAL_PATTERN
 from services.common.wafer_set import WaferSet, read_wafer_set, write_wafer_set
 from services.trainer.augmentation import augment
@@ -205,14 +205,8 @@ def rebalanced(tasks: Sequence[Task]) -> list[Task]:
 
 def _rows_of(real: WaferSet, source: str, leave_out: frozenset[str]) -> list[int]:
     """Returns the wafers of one source that lie in training lots and show no pattern that is left out."""
-    labels, groups, sources = real.labels or [], real.groups or [], real.sources or []
-    rows = [index for index, each in enumerate(sources) if each == source]
-    sides = split_by_lot([labels[index] for index in rows], [groups[index] for index in rows], seed=0)
-    return [
-        index
-        for index, side in zip(rows, sides, strict=True)
-        if side == Split.TRAIN.value and leave_out.isdisjoint(labels[index].split("+"))
-    ]
+    labels = real.labels or []
+    return [row for row in rows_that_teach(real, source) if leave_out.isdisjoint(labels[row].split("+"))]
 
 
 def _planes(wafers: WaferSet, rows: Sequence[int], size: int) -> NDArray[np.float16]:
