@@ -385,15 +385,7 @@ def _generation_result(message: generator_pb2.GenerationResult) -> GenerationRes
 
 
 def _proof(message: generator_pb2.Proof) -> Proof:
-    return Proof(
-        without=message.without,
-        with_generated=message.with_generated,
-        difference=message.difference,
-        low=message.low,
-        high=message.high,
-        judged_wafers=message.judged_wafers,
-        judged_lots=message.judged_lots,
-    )
+    return Proof(**{field.name: getattr(message, field.name) for field in fields(Proof)})
 
 
 def _realism(message: generator_pb2.Realism) -> Realism:

@@ -379,13 +379,9 @@ def show_generation(output: Output, run: GenerationRun, frozen: Frozen) -> None:
 
 def proof_text(proof: Proof) -> str:
     """Says whether generated wafers help."""
-    verdict = "It is not shown that they help"
-    if proof.low > 0:
-        verdict = "They help"
-    elif proof.high < 0:
-        verdict = "They do harm"
+    verdicts = {"helps": "They help", "harms": "They do harm", "unclear": "It is not shown that they help"}
     return (
-        f"{verdict}: macro-F1 {proof.with_generated:.3f} with them, {proof.without:.3f} without "
+        f"{verdicts[proof.verdict]}: macro-F1 {proof.with_generated:.3f} with them, {proof.without:.3f} without "
         f"({proof.difference:+.3f}, 95 % interval {proof.low:+.3f} to {proof.high:+.3f}; judged by "
         f"{proof.judged_wafers} wafers of {proof.judged_lots} lots set aside)."
     )

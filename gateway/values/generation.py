@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Literal
 
 from gateway.values.common import Problem
 from gateway.values.jobs import JobState, JobStateChanged
@@ -180,6 +181,13 @@ class Proof:
     high: float
     judged_wafers: int
     judged_lots: int
+
+    @property
+    def verdict(self) -> Literal["helps", "harms", "unclear"]:
+        """Whether the wafers help: only an interval on one side of 0 says so."""
+        if self.low > 0:
+            return "helps"
+        return "harms" if self.high < 0 else "unclear"
 
 
 @dataclass(frozen=True, slots=True)

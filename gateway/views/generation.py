@@ -72,13 +72,8 @@ def realism_sentences(t: Messages, realism: Realism) -> list[tuple[str, str]]:
 
 def proof_sentence(t: Messages, proof: Proof) -> tuple[str, str]:
     """Says whether generated wafers help, with its tone."""
-    key, tone = "generate.proof_unclear", ""
-    if proof.low > 0:
-        key, tone = "generate.proof_helps", "good"
-    elif proof.high < 0:
-        key, tone = "generate.proof_harms", "warn"
     text = t(
-        key,
+        f"generate.proof_{proof.verdict}",
         without=f"{proof.without:.3f}",
         made=f"{proof.with_generated:.3f}",
         difference=f"{proof.difference:+.3f}",
@@ -87,7 +82,7 @@ def proof_sentence(t: Messages, proof: Proof) -> tuple[str, str]:
         wafers=proof.judged_wafers,
         lots=proof.judged_lots,
     )
-    return text, tone
+    return text, {"helps": "good", "harms": "warn", "unclear": ""}[proof.verdict]
 
 
 def progress_text(t: Messages, state: JobState, queue_position: int, last: GenerationProgress | None) -> str:
