@@ -28,6 +28,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from services.common.checkpoint import read_checkpoint, write_checkpoint
 from services.common.wafer_map import FAIL, NO_DIE, PASS
 from services.generator.canvas import ORIENTATIONS, Canvas, oriented, planes
 from services.generator.domain import VariationOptions
@@ -106,7 +107,7 @@ class LearnedGenerator:
             report: Called after every 5 steps and at the end; may raise to stop.
             checkpoint: File to save to every 50 steps. None: nowhere.
         """
-        if checkpoint is not None and checkpoint.exists():
+        if checkpoint is not None:
             self._load(checkpoint)
         step = train_step(self._network, self._optimizer)
         shown = np.tile(self._shown, (BATCH, 1))
@@ -175,17 +176,17 @@ class LearnedGenerator:
         return [*self._network.trainable_variables, *self._optimizer.variables]
 
     def _save(self, path: Path) -> None:
-        """Writes all weights and the optimizer; renamed into place, so that a reader never sees half of it."""
-        partial = path.with_suffix(".partial.npz")
+        """Writes all weights and the optimizer."""
         arrays = {f"v{index}": value.value.numpy() for index, value in enumerate(self._state())}
-        np.savez(partial, step=self._step, **arrays)
-        partial.replace(path)
+        write_checkpoint(path, {"step": self._step}, arrays)
 
     def _load(self, path: Path) -> None:
-        with np.load(path, allow_pickle=False) as saved:
-            for index, value in enumerate(self._state()):
-                value.assign(saved[f"v{index}"])
-            self._step = int(saved["step"])
+        saved = read_checkpoint(path)
+        if saved is None:
+            return
+        for index, value in enumerate(self._state()):
+            value.assign(saved.arrays[f"v{index}"])
+        self._step = saved.facts["step"]
 
 
 def device_name() -> str:

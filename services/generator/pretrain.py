@@ -28,6 +28,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from services.common.checkpoint import CHECKPOINT_NAME, read_checkpoint, write_checkpoint
 from services.common.splitting import rows_that_teach
 from services.common.wafer_set import WaferSet, read_wafer_set
 from services.generator.canvas import ORIENTATIONS, Canvas, oriented
@@ -181,23 +182,19 @@ def _rate(recipe: Recipe, step: int) -> float:
 
 
 def _save(work: Path, variables: Sequence[keras.Variable], means: Sequence[NDArray[np.float32]], step: int) -> None:
-    work.mkdir(parents=True, exist_ok=True)
-    partial = work / "checkpoint.partial.npz"
     arrays = {f"v{index:04d}": variable.value.numpy() for index, variable in enumerate(variables)}
     averages = {f"m{index:04d}": mean for index, mean in enumerate(means)}
-    np.savez(partial, allow_pickle=False, step=np.int64(step), **arrays, **averages)
-    partial.replace(work / "checkpoint.npz")
+    write_checkpoint(work / CHECKPOINT_NAME, {"step": step}, {**arrays, **averages})
 
 
 def _restore(work: Path, variables: Sequence[keras.Variable], means: list[NDArray[np.float32]]) -> int:
-    path = work / "checkpoint.npz"
-    if not path.is_file():
+    saved = read_checkpoint(work / CHECKPOINT_NAME)
+    if saved is None:
         return 0
-    with np.load(path, allow_pickle=False) as archive:
-        for index, variable in enumerate(variables):
-            variable.assign(archive[f"v{index:04d}"])
-        means[:] = [archive[f"m{index:04d}"] for index in range(len(means))]
-        return int(archive["step"])
+    for index, variable in enumerate(variables):
+        variable.assign(saved.arrays[f"v{index:04d}"])
+    means[:] = [saved.arrays[f"m{index:04d}"] for index in range(len(means))]
+    return int(saved.facts["step"])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -33,6 +33,7 @@ import tensorflow as tf
 from keras import ops
 from numpy.typing import NDArray
 
+from services.common.checkpoint import CHECKPOINT_NAME, read_checkpoint, write_checkpoint
 from services.common.files import file_sha256
 from services.common.head import LOGIT_SCALE
 from services.common.preprocessing import planes_of
@@ -334,21 +335,17 @@ def _batch(tasks: Sequence[Task], recipe: Recipe, step: int) -> tuple[Any, list[
 
 
 def _save(work: Path, variables: Sequence[Any], step: int) -> None:
-    work.mkdir(parents=True, exist_ok=True)
-    temporary = work / "checkpoint.partial.npz"
     arrays = {f"v{index:04d}": np.asarray(variable) for index, variable in enumerate(variables)}
-    np.savez(temporary, allow_pickle=False, step=np.int64(step), **arrays)
-    temporary.replace(work / "checkpoint.npz")
+    write_checkpoint(work / CHECKPOINT_NAME, {"step": step}, arrays)
 
 
 def _restore(work: Path, variables: Sequence[Any]) -> int:
-    path = work / "checkpoint.npz"
-    if not path.is_file():
+    saved = read_checkpoint(work / CHECKPOINT_NAME)
+    if saved is None:
         return 0
-    with np.load(path, allow_pickle=False) as archive:
-        for index, variable in enumerate(variables):
-            variable.assign(archive[f"v{index:04d}"])
-        return int(archive["step"])
+    for index, variable in enumerate(variables):
+        variable.assign(saved.arrays[f"v{index:04d}"])
+    return int(saved.facts["step"])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,12 +18,12 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from services.common.checkpoint import read_checkpoint, write_checkpoint
 from services.common.head import ANCHOR_WAFERS, Head, HeadState, cosine, step_sizes
 from services.common.jobs.worker import PROGRESS_KIND, JobStopped
 from services.common.task import Task
 from services.trainer.augmentation import augment
 from services.trainer.backbones import Backbone
-from services.trainer.checkpoint import read_checkpoint, write_checkpoint
 from services.trainer.domain import EPOCH_KIND, STAGE_KIND, EpochReport, TrainingConfig
 from services.trainer.embedding import is_whitened
 from services.trainer.features import copies_of, embed, embed_copies, embedder

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
+from services.common.checkpoint import read_checkpoint, write_checkpoint
 from services.common.head import (
     LOGIT_SCALE,
     NORMAL_ODDS,
@@ -32,7 +33,6 @@ from services.trainer.calibration import (
     neighbour_distance,
     upper_quantile,
 )
-from services.trainer.checkpoint import read_checkpoint, write_checkpoint
 
 
 def test_the_eight_orientations_are_the_symmetries_of_the_square():

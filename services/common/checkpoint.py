@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+CHECKPOINT_NAME = "checkpoint.npz"
+"""Name of the checkpoint in a folder that holds nothing else of its kind."""
 _FACTS = "facts"
 
 
