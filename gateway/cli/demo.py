@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.asking import ask, make_ready, measure
-from gateway.cli.generating import make_more, show_generation
+from gateway.cli.generated import show_generation
+from gateway.cli.generating import make_more
 from gateway.cli.options import Home, Json, Local, Reach, Session
 from gateway.cli.output import Output, evaluation_json, show_evaluation
 from gateway.cli.training import publish_model, show_frozen, teach

@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields, replace
-from itertools import groupby, islice
-from operator import attrgetter
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-import numpy as np
 import typer
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from gateway.cli.following import cancelled_with_command, follow_generation
+from gateway.cli.generated import generation_json, show_generation, write_generation
 from gateway.cli.options import GeneratorAddress, Home, Json, Local, Reach, Session
 from gateway.cli.output import Output
 from gateway.cli.simulating import simulate_to
-from gateway.cli.wafers import Frozen, Grid, TaughtWafers, class_id, described, freeze, read_taught
-from gateway.values import GenerationRequest, GenerationRun, Method, Proof, VariationOptions
-from services.common.dataset import Dataset, DatasetWafer, open_dataset
+from gateway.cli.wafers import Frozen, TaughtWafers, class_id, described, freeze, read_taught
+from gateway.values import VARIATION_LIMITS, GenerationRequest, GenerationRun, Method, VariationOptions
 from services.common.errors import AlreadyExistsError, InvalidArgumentError
-from services.common.store import BlobStore, open_store
-from services.common.wafer_set import write_wafer_set
+from services.common.store import open_store
 
 DEFAULT_COUNT = 100
-PER_FILE = 20_000
-"""Most wafers of a wafer set that is written."""
-
-_SHADES = ((255, 255, 255), (178, 190, 205), (200, 40, 40))
-"""Colours of no die, passed die and failed die."""
-_PIXELS = 4
 
 
 class ClassStatus(BaseModel):
@@ -48,14 +35,14 @@ class ClassStatus(BaseModel):
     """Whether to teach a generator on the class; false varies its wafers."""
     count: int | None = Field(default=None, ge=1, le=1_000_000)
     """Wafers to make. Absent: `--count`."""
-    rotation_degrees: float | None = Field(default=None, ge=0, le=180)
+    rotation_degrees: float | None = Field(default=None, ge=0, le=VARIATION_LIMITS["rotation_degrees"])
     """This and what follows: settings of variations of this class. Absent: the option of the same name."""
-    shear: float | None = Field(default=None, ge=0, le=0.3)
+    shear: float | None = Field(default=None, ge=0, le=VARIATION_LIMITS["shear"])
     horizontal_mirror: bool | None = None
     vertical_mirror: bool | None = None
-    shift: float | None = Field(default=None, ge=0, le=0.2)
-    die_noise: float | None = Field(default=None, ge=0, le=0.2)
-    strength: float | None = Field(default=None, ge=0, le=0.5)
+    shift: float | None = Field(default=None, ge=0, le=VARIATION_LIMITS["shift"])
+    die_noise: float | None = Field(default=None, ge=0, le=VARIATION_LIMITS["die_noise"])
+    strength: float | None = Field(default=None, ge=0, le=VARIATION_LIMITS["strength"])
     handedness: bool | None = None
 
     @model_validator(mode="after")
@@ -74,12 +61,20 @@ _PANEL = "Settings of variations (ai_use false); left out, what is legal for the
 
 Rotation = Annotated[
     float | None,
-    typer.Option(min=0, max=180, rich_help_panel=_PANEL, help="Largest rotation to either side, degrees (180)."),
+    typer.Option(
+        min=0,
+        max=VARIATION_LIMITS["rotation_degrees"],
+        rich_help_panel=_PANEL,
+        help="Largest rotation to either side, degrees (180).",
+    ),
 ]
 Shear = Annotated[
     float | None,
     typer.Option(
-        min=0, max=0.3, rich_help_panel=_PANEL, help="Largest shear, share of the wafer (0.05; 0 for die-row patterns)."
+        min=0,
+        max=VARIATION_LIMITS["shear"],
+        rich_help_panel=_PANEL,
+        help="Largest shear, share of the wafer (0.05; 0 for die-row patterns).",
     ),
 ]
 HorizontalMirror = Annotated[
@@ -92,7 +87,7 @@ Shift = Annotated[
     float | None,
     typer.Option(
         min=0,
-        max=0.2,
+        max=VARIATION_LIMITS["shift"],
         rich_help_panel=_PANEL,
         help="Largest shift of the pattern, share of the radius (0.03; 0 for edge and die-row patterns).",
     ),
@@ -100,14 +95,17 @@ Shift = Annotated[
 DieNoise = Annotated[
     float | None,
     typer.Option(
-        min=0, max=0.2, rich_help_panel=_PANEL, help="Share of dies whose result is flipped at random (0.005)."
+        min=0,
+        max=VARIATION_LIMITS["die_noise"],
+        rich_help_panel=_PANEL,
+        help="Share of dies whose result is flipped at random (0.005).",
     ),
 ]
 Strength = Annotated[
     float | None,
     typer.Option(
         min=0,
-        max=0.5,
+        max=VARIATION_LIMITS["strength"],
         rich_help_panel=_PANEL,
         help="Largest change of the pattern's strength: share of its failed dies that pass on half of the wafers, of "
         "its passed dies that fail on the others (0.1).",
@@ -258,7 +256,7 @@ async def _generate(
         output.warn(f"{len(taught.skipped)} files could not be read:\n{described(taught.skipped)}")
     async with reach.services(output, "generator") as session:
         ended = await make_more(session, output, frozen, wanted_of, seed=seed, name=folder.name, prove=prove)
-    written = _write(store, ended, frozen, target, file_format)
+    written = write_generation(store, ended, frozen, target, file_format)
     show_generation(output, ended, frozen)
     output.say(f"Written to {target}: {sum(written.values())} wafers. Teach with them: teachwafer train {target}")
     output.result(generation_json(ended, frozen) | {"out": str(target), "written": written})
@@ -334,139 +332,3 @@ async def make_more(
         what=f"Generation {started.run_id}",
     ):
         return await follow_generation(clients, output, started.run_id)
-
-
-def show_generation(output: Output, run: GenerationRun, frozen: Frozen) -> None:
-    """Shows what was made and how true it is."""
-    if run.result is None:
-        return
-    names = {each.class_id: each.display_name for each in frozen.classes}
-    rows = [
-        (
-            names.get(each.class_id, each.class_id),
-            each.count,
-            each.parents,
-            each.rejected,
-            f"{each.realism.nearest_distance:.3f} / {each.realism.nearest_distance_real:.3f}",
-            f"{each.realism.fail_fraction:.3f} / {each.realism.fail_fraction_real:.3f}",
-            f"{each.realism.copied_share:.1%}",
-            f"{_figure(each.realism.precision, '.0%')} / {_figure(each.realism.recall, '.0%')}",
-            f"{_figure(each.realism.frechet_distance, '.3f')} / {_figure(each.realism.frechet_distance_real, '.3f')}",
-            f"{_figure(each.realism.recognised_share, '.0%')} / {_figure(each.realism.recognised_share_real, '.0%')}",
-        )
-        for each in run.result.classes
-    ]
-    columns = (
-        "class",
-        ">made",
-        ">from",
-        ">thrown out",
-        ">distance made / real",
-        ">fails made / real",
-        ">copies",
-        ">precision / recall",
-        ">Frechet made / real",
-        ">recognised made / real",
-    )
-    output.table("Generated wafers", columns, rows)
-    output.say(
-        f"data set version {run.result.dataset_id}   {run.result.seconds:.1f} s   "
-        f"peak memory {run.result.peak_memory_bytes / 2**20:,.0f} MiB"
-    )
-    if run.result.proof is not None:
-        output.say(proof_text(run.result.proof))
-
-
-def proof_text(proof: Proof) -> str:
-    """Says whether generated wafers help."""
-    verdicts = {"helps": "They help", "harms": "They do harm", "unclear": "It is not shown that they help"}
-    return (
-        f"{verdicts[proof.verdict]}: macro-F1 {proof.with_generated:.3f} with them, {proof.without:.3f} without "
-        f"({proof.difference:+.3f}, 95 % interval {proof.low:+.3f} to {proof.high:+.3f}; judged by "
-        f"{proof.judged_wafers} wafers of {proof.judged_lots} lots set aside)."
-    )
-
-
-def _figure(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
-def generation_json(run: GenerationRun, frozen: Frozen) -> dict[str, Any]:
-    """Returns a generation as JSON."""
-    names = {each.class_id: each.display_name for each in frozen.classes}
-    result = run.result
-    return {
-        "job": f"generationJobs/{run.run_id}",
-        "dataset_version": f"datasetVersions/{result.dataset_id}" if result else "",
-        "seconds": result.seconds if result else 0.0,
-        "peak_memory_bytes": result.peak_memory_bytes if result else 0,
-        "proof": asdict(result.proof) if result and result.proof else None,
-        "classes": {
-            names.get(each.class_id, each.class_id): {
-                "count": each.count,
-                "parents": each.parents,
-                "rejected": each.rejected,
-                **asdict(each.realism),
-            }
-            for each in (result.classes if result else ())
-        },
-    }
-
-
-def _write(store: BlobStore, run: GenerationRun, frozen: Frozen, target: Path, file_format: str) -> dict[str, int]:
-    """Writes the wafers into one folder a class; returns how many each got."""
-    if run.result is None:
-        return {}
-    names = {each.class_id: each.display_name for each in frozen.classes}
-    with open_dataset(store, run.result.dataset_id) as dataset:
-        return write_folders(dataset, names, target, file_format)
-
-
-def write_folders(
-    dataset: Dataset, names: Mapping[str, str], target: Path, file_format: str, per_file: int = PER_FILE
-) -> dict[str, int]:
-    """Writes the wafers of a data set version into one folder a class, in flat memory.
-
-    Args:
-        dataset: The data set version; wafers of a class come one after the other.
-        names: Name of each class.
-        target: Folder of the folders.
-        file_format: `npz` or `png`.
-        per_file: Most wafers of a wafer set; more go into further ones.
-
-    Returns:
-        Wafers of each class, by name.
-    """
-    counts: dict[str, int] = {}
-    for key, wafers in groupby(dataset.iter_wafers(), attrgetter("class_id")):
-        name = names[key]
-        folder = target / name
-        folder.mkdir(parents=True)
-        counts[name] = 0
-        for number, part in enumerate(_batched(wafers, per_file)):
-            if file_format == "npz":
-                path = folder / ("generated.npz" if number == 0 else f"generated-{number:04d}.npz")
-                lots = [wafer.lot for wafer in part]
-                write_wafer_set(path, [wafer.dies for wafer in part], labels=[name] * len(part), groups=lots)
-            else:
-                for index, wafer in enumerate(part, counts[name]):
-                    (folder / f"generated-{index:06d}.png").write_bytes(picture(wafer.dies))
-            counts[name] += len(part)
-    return counts
-
-
-def _batched(wafers: Iterator[DatasetWafer], size: int) -> Iterator[list[DatasetWafer]]:
-    while batch := list(islice(wafers, size)):
-        yield batch
-
-
-def picture(grid: Grid) -> bytes:
-    """Returns a wafer as PNG, a few pixels a die.
-
-    Args:
-        grid: The wafer. The margin around it tells readers which colour means no die; they cut it off.
-    """
-    colours = np.array(_SHADES, np.uint8)[np.pad(grid, 1)].repeat(_PIXELS, axis=0).repeat(_PIXELS, axis=1)
-    buffer = io.BytesIO()
-    Image.fromarray(colours).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()

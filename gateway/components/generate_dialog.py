@@ -27,6 +27,7 @@ from gateway.components.frame import View
 from gateway.components.setting import setting
 from gateway.components.wafer_strip import Thumb, WaferStrip
 from gateway.values import (
+    VARIATION_LIMITS,
     Counts,
     GenerationPreview,
     GenerationProgress,
@@ -181,7 +182,7 @@ class GenerateDialog:
                 for name in (each.name for each in fields(VariationOptions)):
                     make: Callable[[], Any] = partial(ui.select, choices, value="")
                     if name in VARIATION_STEPS:
-                        highest, step = VARIATION_STEPS[name]
+                        highest, step = VARIATION_LIMITS[name], VARIATION_STEPS[name]
                         make = partial(ui.number, min=0, max=highest, step=step, placeholder=t("generate.as_suits"))
                     self._settings[name] = setting(self._view, f"generate.{name}", make)
         self._advanced.set_visibility(self._method is Method.VARIATIONS)

@@ -4,6 +4,7 @@ from gateway.values.answers import Answer, Answers, ClassProbability, Decision, 
 from gateway.values.common import Change, Problem
 from gateway.values.evaluation import CellWafer, ClassScore, Evaluation, EvaluationView, Interval
 from gateway.values.generation import (
+    VARIATION_LIMITS,
     ClassResult,
     GenerationEvent,
     GenerationPreview,
@@ -72,6 +73,7 @@ from services.common.task import Task
 
 __all__ = [
     "ENDED",
+    "VARIATION_LIMITS",
     "Added",
     "Answer",
     "Answers",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 from gateway.values.common import Problem
 from gateway.values.jobs import JobState, JobStateChanged
@@ -45,6 +45,10 @@ class VariationOptions:
     die_noise: float | None = None
     strength: float | None = None
     handedness: bool | None = None
+
+
+VARIATION_LIMITS: Final = {"rotation_degrees": 180, "shear": 0.3, "shift": 0.2, "die_noise": 0.2, "strength": 0.5}
+"""Largest value of each of these settings that is a number; all begin at 0."""
 
 
 @dataclass(frozen=True, slots=True)

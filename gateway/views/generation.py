@@ -12,14 +12,8 @@ CLOSE, FAR = 0.5, 1.6
 """Bounds of the distance to real wafers, as a multiple of the real wafers' distance to one another."""
 SEEN_LESS = 0.15
 """Share by which fewer generated than real wafers may be recognised before it is worth a warning."""
-VARIATION_STEPS: Final = {
-    "rotation_degrees": (180, 5),
-    "shear": (0.3, 0.01),
-    "shift": (0.2, 0.01),
-    "die_noise": (0.2, 0.005),
-    "strength": (0.5, 0.05),
-}
-"""Largest value and step of each setting of variations that is a number; the others are yes or no."""
+VARIATION_STEPS: Final = {"rotation_degrees": 5, "shear": 0.01, "shift": 0.01, "die_noise": 0.005, "strength": 0.05}
+"""Step of each setting of variations that is a number; the others are yes or no."""
 
 
 def variation_options(answers: Mapping[str, Any]) -> VariationOptions:

@@ -8,7 +8,8 @@ import pytest
 import typer
 
 from gateway.cli import app as cli
-from gateway.cli.generating import parse_status, picture, requests
+from gateway.cli.generated import picture
+from gateway.cli.generating import parse_status, requests
 from gateway.cli.options import Reach, parse_model
 from gateway.cli.training import model_id_of
 from gateway.cli.wafers import TaughtWafers

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gateway.cli.generating import write_folders
+from gateway.cli.generated import write_folders
 from gateway.cli.wafers import read_taught
 from services.common.dataset import Dataset, DatasetClass, DatasetWafer, DatasetWriter, Origin, open_dataset
 from services.common.store import open_store
