@@ -75,6 +75,7 @@ def serve(tmp_path: Path) -> Serve:
         threads: int | None = None,
         log_settings: LogSettings | None = None,
         max_body_bytes: int = 1 << 20,
+        max_waiting: int = 4096,
         access: Access | None = None,
         key: str = "",
         spans: Spans | None = None,
@@ -83,7 +84,7 @@ def serve(tmp_path: Path) -> Serve:
         models = ModelServer(ModelRepository(root), control, threads)
         traces = tmp_path / "trace.json"
         tracer = Tracer(traces)
-        runner = InferenceRunner(4096, threads, ResponseCache(1 << 20), tracer, access, spans)
+        runner = InferenceRunner(max_waiting, threads, ResponseCache(1 << 20), tracer, access, spans)
         draining = asyncio.Event()
         handlers = KServeServicer(models, runner, draining, SharedMemory(allowed=shared_memory), tracer, log_settings)
         await asyncio.to_thread(models.load_all)

@@ -300,8 +300,10 @@ async def test_large_bodies_of_json_hold_up_no_grpc_call(serve: Serve, tmp_path:
     from inference import grpc_service_pb2 as kserve
 
     add_plus(tmp_path / "models", "plus", config="max_batch_size: 1000000")
-    text = json.dumps(plus(shape=[60_000, 3], data=[1] * 180_000)).encode()
-    async with serve(max_body_bytes=1 << 24) as server:
+    rows = 20_000
+    text = json.dumps(plus(shape=[rows, 3], data=[1] * 3 * rows)).encode()
+    # Both may wait or run at the same time: with a lower bound the second is refused while the first runs.
+    async with serve(max_body_bytes=1 << 24, max_waiting=2 * rows) as server:
         large = [asyncio.create_task(server.rest.post(INFER, content=text)) for _ in range(2)]
         while not all(each.done() for each in large):
             assert (await server.kserve.ServerLive(kserve.ServerLiveRequest())).live
