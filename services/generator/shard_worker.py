@@ -1,8 +1,9 @@
 """Makes some of a job's shards, so that several machines share the work.
 
-`python -m services.generator.shard_worker --run-folder FOLDER --attempt N --of COUNT` makes every COUNT-th shard from
-the one on with the number in JOB_COMPLETION_INDEX, which Kubernetes sets in the pods of an Indexed Job; `--index` says
-it elsewhere. An ordinary attempt that runs afterwards finds the shards in the store and only puts them together.
+`python -m services.generator.shard_worker --run-folder FOLDER --of COUNT` makes every COUNT-th shard from the one on
+with the number in JOB_COMPLETION_INDEX, which Kubernetes sets in the pods of an Indexed Job (`deploy/k8s/jobs/shards`);
+`--index` says it elsewhere. An attempt that runs meanwhile or afterwards finds the shards in the store, makes those
+that are missing, and puts them together. Exit codes are those of all jobs.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.dataset import open_dataset
-from services.common.jobs.worker import JobContext, open_context
+from services.common.errors import InvalidArgumentError
+from services.common.jobs.run_folder import RunFolder
+from services.common.jobs.worker import JobContext, open_context, outcome_of
 from services.generator.domain import GenerationSpec, LearnedOptions, check_against
 from services.generator.embedding import WaferEmbedding
 from services.generator.production import Progress
@@ -69,7 +73,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(description="Makes some of the shards of a generation job.")
     parser.add_argument("--run-folder", type=Path, required=True, help="folder of the job, shared by all workers")
-    parser.add_argument("--attempt", type=int, required=True, help="number of the attempt")
     parser.add_argument("--of", type=int, required=True, help="workers that share the work")
     parser.add_argument(
         "--index",
@@ -80,9 +83,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.index is None or not 0 <= options.index < options.of:
         parser.error(f"Expected an index of 0 to {options.of - 1}. Received: {options.index}.")
-    context = open_context(options.run_folder, options.attempt)
-    signal.signal(signal.SIGTERM, lambda *_: context.request_stop())
-    print(f"{make_share(context, options.index, options.of)} wafers")
+
+    def work() -> None:
+        context = _context(options.run_folder)
+        signal.signal(signal.SIGTERM, lambda *_: context.request_stop())
+        print(f"{make_share(context, options.index, options.of)} wafers")
+
+    code, _ = outcome_of(work)
+    sys.exit(code)
+
+
+def _context(run_folder: Path) -> JobContext:
+    """Returns the context of the job's current attempt.
+
+    Raises:
+        InvalidArgumentError: There is no job in the folder.
+    """
+    try:
+        return open_context(run_folder, RunFolder(run_folder).current_attempt())
+    except FileNotFoundError:
+        raise InvalidArgumentError(
+            f"Expected the folder of a generation job that was started. Received: {run_folder}. It is named by the "
+            "job's id, in the folder runs of the generator's home.",
+            field="--run-folder",
+        ) from None
 
 
 if __name__ == "__main__":

@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
+from services.common.jobs.model import ExitCode
+
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "deploy" / "k8s"
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
+JOBS = sorted(path.name for path in (K8S / "jobs").iterdir())
 COMPONENTS = sorted(path.name for path in (K8S / "components").iterdir())
 SERVICES = {"predictor": {8000, 8001, 8002}, "trainer": {8021}, "generator": {8011}, "gateway": {8080}}
 
@@ -60,6 +63,21 @@ def deployments(documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {item["metadata"]["name"]: item for item in documents if item["kind"] == "Deployment"}
 
 
+def assert_restricted(name: str, pod: dict[str, Any]) -> None:
+    assert pod["securityContext"]["runAsNonRoot"] is True, name
+    assert pod["securityContext"]["runAsUser"] == 10001, name
+    assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault", name
+    assert pod["automountServiceAccountToken"] is False, name
+    assert pod["enableServiceLinks"] is False, name
+    for container in pod["containers"]:
+        context = container["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False, name
+        assert context["readOnlyRootFilesystem"] is True, name
+        assert context["capabilities"]["drop"] == ["ALL"], name
+        assert "memory" in container["resources"]["limits"], name
+    assert all("sizeLimit" in volume["emptyDir"] for volume in pod["volumes"] if "emptyDir" in volume), name
+
+
 @pytest.fixture(scope="module", params=OVERLAYS)
 def overlay(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     return render(K8S / "overlays" / request.param)
@@ -102,19 +120,7 @@ def test_every_pod_is_restricted(overlay: list[dict[str, Any]]) -> None:
     namespace = next(item for item in overlay if item["kind"] == "Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     for name, item in deployments(overlay).items():
-        pod = item["spec"]["template"]["spec"]
-        assert pod["securityContext"]["runAsNonRoot"] is True, name
-        assert pod["securityContext"]["runAsUser"] == 10001, name
-        assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault", name
-        assert pod["automountServiceAccountToken"] is False, name
-        assert pod["enableServiceLinks"] is False, name
-        for container in pod["containers"]:
-            context = container["securityContext"]
-            assert context["allowPrivilegeEscalation"] is False, name
-            assert context["readOnlyRootFilesystem"] is True, name
-            assert context["capabilities"]["drop"] == ["ALL"], name
-            assert "memory" in container["resources"]["limits"], name
-        assert all("sizeLimit" in volume["emptyDir"] for volume in pod["volumes"] if "emptyDir" in volume), name
+        assert_restricted(name, item["spec"]["template"]["spec"])
 
 
 def test_settings_are_ones_that_the_services_know(overlay: list[dict[str, Any]]) -> None:
@@ -157,6 +163,38 @@ def test_network_policies_leave_no_pod_out(tmp_path: Path) -> None:
         port["port"] for item in policies for rule in item["spec"].get("ingress", []) for port in rule.get("ports", [])
     }
     assert allowed == set().union(*SERVICES.values())
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_jobs_fit_the_schemas_and_what_is_in_the_cluster(name: str, tmp_path: Path) -> None:
+    documents = render(K8S / "jobs" / name)
+    assert_valid(documents, tmp_path)
+    (job,) = documents
+    spec, pod = job["spec"], job["spec"]["template"]["spec"]
+    assert_restricted(name, pod)
+    assert (spec["completionMode"], spec["backoffLimitPerIndex"]) == ("Indexed", 3)
+    # What fails for good is not tried anew; pods are compared with the codes that the program exits with.
+    (codes,) = (rule["onExitCodes"] for rule in spec["podFailurePolicy"]["rules"] if rule["action"] == "FailJob")
+    assert codes["values"] == [ExitCode.BAD_CONFIG, ExitCode.BAD_DATA]
+    base = render(K8S / "base")
+    generator = deployments(base)["generator"]["spec"]["template"]["spec"]
+    assert job["metadata"]["namespace"] == "teachwafer"
+    assert pod["volumes"] == generator["volumes"]
+    assert pod["containers"][0]["volumeMounts"] == generator["containers"][0]["volumeMounts"]
+    labels = spec["template"]["metadata"]["labels"].items()
+    for service in (item for item in base if item["kind"] == "Service"):
+        assert not service["spec"]["selector"].items() <= labels
+
+
+def test_jobs_ask_for_a_gpu_where_their_name_says_so() -> None:
+    for name, gpus in (("shards", None), ("shards-gpu", "1")):
+        (job,) = render(K8S / "jobs" / name)
+        pod = job["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        assert container["resources"]["limits"].get("nvidia.com/gpu") == gpus
+        assert container["resources"]["requests"].get("nvidia.com/gpu") == gpus
+        assert container["image"].partition(":")[0] == f"teachwafer/generator{'-gpu' if gpus else ''}"
+        assert ("tolerations" in pod) == (gpus is not None)
 
 
 @pytest.mark.parametrize("folder", ["services/predictor", "services/trainer", "services/generator", "gateway"])

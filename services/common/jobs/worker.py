@@ -195,29 +195,37 @@ def run_worker(work: Callable[[JobContext], dict[str, Any]], argv: Sequence[str]
     os._exit(code)
 
 
-def _run(work: Callable[[JobContext], dict[str, Any]], context: JobContext, folder: AttemptFolder) -> ExitCode:
-    """Runs the work, writes its result or its error, and returns the exit code."""
-    error: errors.TeachwaferError | None = None
+def outcome_of(work: Callable[[], None]) -> tuple[ExitCode, errors.TeachwaferError | None]:
+    """Runs some work; returns the exit code that says how it ended, and the error where it is one of the project's."""
     try:
-        context.announce()
-        result = work(context)
-        write_file(folder.result, to_json(result))
+        work()
     except JobStopped:
-        code = ExitCode.STOPPED
+        return ExitCode.STOPPED, None
     except errors.TeachwaferError as failure:
         traceback.print_exc()
-        error, code = failure, _exit_code(failure)
+        return _exit_code(failure), failure
     except MemoryError:
         traceback.print_exc()
-        code = ExitCode.OUT_OF_MEMORY
+        return ExitCode.OUT_OF_MEMORY, None
     except OSError as failure:
         traceback.print_exc()
-        code = ExitCode.STORAGE if failure.errno in _FULL_DISK else ExitCode.FAILED
+        return ExitCode.STORAGE if failure.errno in _FULL_DISK else ExitCode.FAILED, None
     except Exception:
         traceback.print_exc()
-        code = ExitCode.FAILED
-    else:
-        return ExitCode.OK
+        return ExitCode.FAILED, None
+    return ExitCode.OK, None
+
+
+def _run(work: Callable[[JobContext], dict[str, Any]], context: JobContext, folder: AttemptFolder) -> ExitCode:
+    """Runs the work, writes its result or its error, and returns the exit code."""
+
+    def whole() -> None:
+        context.announce()
+        write_file(folder.result, to_json(work(context)))
+
+    code, error = outcome_of(whole)
+    if code is ExitCode.OK:
+        return code
     try:
         if error is not None:
             write_file(folder.error, errors.to_status(error).SerializeToString())

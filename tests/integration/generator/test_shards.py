@@ -74,7 +74,7 @@ def test_workers_share_the_shards_and_an_attempt_puts_them_together(tmp_path: Pa
     freeze_parents(tmp_path, side=24)
     prepared(tmp_path, "job", SPEC)
     folder = str(RunFolder(tmp_path / "runs" / "job").path)
-    command = [sys.executable, "-m", "services.generator.shard_worker", "--run-folder", folder, "--attempt", "1"]
+    command = [sys.executable, "-m", "services.generator.shard_worker", "--run-folder", folder]
     for index, expected in ((0, 2 * SHARD), (1, SHARD + 100)):
         environment = {"JOB_COMPLETION_INDEX": str(index), "PATH": ""}
         done = subprocess.run([*command, "--of", "2"], check=True, capture_output=True, text=True, env=environment)
