@@ -47,7 +47,8 @@ class WaferEmbedding:
     def __init__(self, folder: Path = WEIGHTS_FOLDER) -> None:
         try:
             with np.load(shipped_file(folder, WEIGHTS_NAME, _REMEDY), allow_pickle=False) as archive:
-                weights = [archive[f"w{index:03d}"].astype(np.float32) for index in range(len(archive.files))]
+                count = sum(name.startswith("w") for name in archive.files)
+                weights = [archive[f"w{index:03d}"].astype(np.float32) for index in range(count)]
             self._convolutions = {
                 name: _folded(*weights[5 * index : 5 * index + 5]) for index, name in enumerate(_CONVOLUTIONS)
             }

@@ -18,15 +18,14 @@ from services.common.dataset import DatasetClass
 from services.common.evaluation import confusion_matrix, macro_f1
 from services.common.head import (
     Array,
-    Head,
     HeadState,
     class_weights,
     mean_loss,
     normal_offset,
-    prototype_head,
     smooth_targets,
     train_epoch_on_copies,
 )
+from services.trainer.known_patterns import KnownPatterns, first_state
 from services.trainer.teaching_set import Side
 
 
@@ -61,8 +60,13 @@ class Objective(Protocol):
     chances: NDArray[np.float64]
     offset: Array
 
-    def first_head(self, embeddings: Array) -> Head:
-        """Returns a classifier to start from, from the embeddings (N, D) of the training wafers."""
+    def first_state(self, embeddings: Array, pull: float) -> HeadState:
+        """Returns a classifier to start from, and what it is drawn back to.
+
+        Args:
+            embeddings: (N, D) of the training wafers.
+            pull: how strongly; see `HeadState.at`.
+        """
 
     def train_epoch(
         self,
@@ -106,20 +110,21 @@ class SinglePattern:
     Args:
         train: wafers to learn from.
         classes: classes of the data set.
+        known: patterns that the network knows, or None.
     """
 
     passes = 1
 
-    def __init__(self, train: Side, classes: Sequence[DatasetClass]) -> None:
-        self._labels, self._classes = train.labels, len(classes)
+    def __init__(self, train: Side, classes: Sequence[DatasetClass], known: KnownPatterns | None = None) -> None:
+        self._labels, self._classes, self._known = train.labels, len(classes), known
         self.offset = normal_offset(train.labels, self._classes, normal_position(classes))
         self._weights = class_weights(train.labels, self._classes)
         chances = self._weights[train.labels].astype(np.float64)
         self.chances = chances / chances.sum()
 
-    def first_head(self, embeddings: Array) -> Head:
-        """Returns the nearest class mean."""
-        return prototype_head(embeddings, self._labels, self._classes)
+    def first_state(self, embeddings: Array, pull: float) -> HeadState:
+        """Returns known weights where a class is a known pattern, else the class mean."""
+        return first_state(embeddings, self._labels, self._classes, self._known, pull)
 
     def train_epoch(
         self,

@@ -5,7 +5,8 @@ One trunk, three tasks, taught side by side: the nine classes of WM-811K (softma
 on the patterns and, with half the weight, another on the evidence, so that both parts of the embedding learn to tell
 patterns apart. Cross entropy with label smoothing, AdamW with a cosine, the eight orientations and die noise, classes
 drawn in proportion to the square root of their wafers. At the end the evidence is whitened by how much the wafers of
-one class, real and simulated, differ (see `services.trainer.embedding`).
+one class, real and simulated, differ (see `services.trainer.embedding`), and a classifier of the nine classes is
+learned on the embeddings, from which trainings start (see `services.trainer.known_patterns`).
 
 No leak: the real wafers are split by lot exactly as `teachwafer train` splits the same file (`split_by_lot`, seed 0),
 and only lots of the training side are read. Nothing is chosen by the tune or test lots either: the last step's weights
@@ -44,6 +45,8 @@ from services.common.wafer_set import WaferSet, read_wafer_set, write_wafer_set
 from services.trainer.augmentation import augment
 from services.trainer.backbones import BACKBONES, OUTLIERS_NAME, WEIGHTS_FOLDER, Backbone
 from services.trainer.embedding import pooled_of, unit_length, whitening_of
+from services.trainer.features import embed, embedder
+from services.trainer.known_patterns import KnownPatterns, learn_patterns
 from services.trainer.outliers import MOST_WAFERS
 from services.trainer.trunks import build_trunk, save_weights
 
@@ -85,6 +88,7 @@ class Task:
         planes: float16 (N, size, size, 2).
         targets: float32 (N, outputs): one-hot, or 0/1 for each pattern.
         weights: (N,) chance of being drawn, sums up to 1.
+        classes: what each output stands for.
         exclusive: softmax if true, else a sigmoid for each output.
         share: share of the batch.
     """
@@ -93,6 +97,7 @@ class Task:
     planes: NDArray[np.float16]
     targets: NDArray[np.float32]
     weights: NDArray[np.float64]
+    classes: tuple[str, ...]
     exclusive: bool
     share: float
 
@@ -111,7 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         recipe = Recipe(steps=options.steps, seed=options.seed)
         trunk = pretrain(backbone, tasks, recipe, options.work / f"{backbone_id}-{options.seed}")
         whiten(trunk, tasks, recipe.seed)
-        digest = save_weights(trunk, options.out, backbone.weights)
+        known = known_patterns(trunk, next(task for task in tasks if task.exclusive), recipe.seed)
+        digest = save_weights(trunk, known, options.out, backbone.weights)
         print(f"{backbone.weights} written, SHA-256 {digest}", flush=True)
     return 0
 
@@ -186,6 +192,7 @@ def tasks_of(
             np.concatenate(many_planes),
             np.array([[pattern in label.split("+") for pattern in PATTERNS] for label in many_labels], np.float32),
             _chances(many_labels, 0.5),
+            PATTERNS,
             exclusive=False,
             share=0.25,
         ),
@@ -193,9 +200,9 @@ def tasks_of(
 
 
 def _exclusive_task(name: str, planes: NDArray[np.float16], labels: Sequence[str], share: float) -> Task:
-    classes = sorted(set(labels))
+    classes = tuple(sorted(set(labels)))
     targets = np.eye(len(classes), dtype=np.float32)[[classes.index(label) for label in labels]]
-    return Task(name, planes, targets, _chances(labels, 0.5), exclusive=True, share=share)
+    return Task(name, planes, targets, _chances(labels, 0.5), classes, exclusive=True, share=share)
 
 
 def rebalanced(tasks: Sequence[Task]) -> list[Task]:
@@ -292,6 +299,19 @@ def whiten(trunk: keras.Model, tasks: Sequence[Task], seed: int) -> None:
         (layer.mean, layer.matrix), whitening_of(np.concatenate(features), np.array(labels)), strict=True
     ):
         weight.assign(value)
+
+
+def known_patterns(trunk: keras.Model, task: Task, seed: int) -> KnownPatterns:
+    """Returns what a taught and whitened trunk knows of the classes of a task.
+
+    Args:
+        trunk: the network.
+        task: one whose classes exclude each other.
+        seed: seed of the order of learning.
+    """
+    embedding = embedder(keras.Model(trunk.inputs[0], trunk.outputs[-1]))
+    embeddings = embed(embedding, task.planes, lambda _: None, 1)
+    return learn_patterns(embeddings, task.targets.argmax(axis=1), task.classes, seed)
 
 
 def _train_step(model: keras.Model, optimizer: Any, tasks: Sequence[Task]) -> Any:

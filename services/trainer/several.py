@@ -64,7 +64,7 @@ class SeveralPatterns:
         self.chances = np.full(len(train), 1 / len(train))
         self.offset = np.zeros(len(self._columns), np.float32)
 
-    def first_head(self, embeddings: Array) -> Head:
+    def first_state(self, embeddings: Array, pull: float) -> HeadState:
         """Returns the classifier that asks which of two means is nearer: that of wafers with or without a pattern."""
         kernel = np.zeros((embeddings.shape[1], len(self._columns)), np.float32)
         bias = np.zeros(len(self._columns), np.float32)
@@ -78,7 +78,7 @@ class SeveralPatterns:
             spread = max(float(direction @ direction), _LEAST_SPREAD)
             kernel[:, each] = direction * (2 * _START_LOGIT / LOGIT_SCALE / spread)
             bias[each] = -float((there + absent) @ kernel[:, each]) / 2
-        return Head(kernel, bias)
+        return HeadState.at(Head(kernel, bias), pull)
 
     def train_epoch(
         self,
@@ -91,7 +91,7 @@ class SeveralPatterns:
         """Does one pass of logistic regression, each wafer in one of its copies."""
         order = random.permutation(len(copies))
         chosen = copies[order, random.integers(0, copies.shape[1], len(copies))]
-        loss, right, pull = 0.0, 0, np.float32(state.pull / len(copies))
+        loss, right, pull = 0.0, 0, np.asarray(state.pull, np.float32) / np.float32(len(copies))
         for start in range(0, len(order), batch_size):
             part, rows = chosen[start : start + batch_size], order[start : start + batch_size]
             logits = np.float32(LOGIT_SCALE) * (part @ state.weights[:-1] + state.weights[-1])

@@ -44,7 +44,7 @@ from services.trainer.several import calibrate as calibrate_several
 from services.trainer.several import pattern_columns, several_model
 from services.trainer.teaching_set import Side, TeachingSet, read_teaching_set
 from services.trainer.training import FEATURES_PROGRESS, TRAINED_PROGRESS, teach
-from services.trainer.trunks import load_trunk
+from services.trainer.trunks import load_known_patterns, load_trunk
 
 KERAS_FILE, GOLDEN_FILE, EVALUATION_FILE = "model.keras", "golden.npz", "evaluation.json"
 """Files beside the graph."""
@@ -187,7 +187,7 @@ def _teach_patterns(
     config: TrainingConfig,
 ) -> _Lesson:
     """Teaches the one pattern of a wafer, or several."""
-    taught = teach(trunk, backbone, wafers, config, context)
+    taught = teach(trunk, backbone, wafers, config, context, load_known_patterns(backbone, library))
     _begin(context, "exporting", TRAINED_PROGRESS)
     train = wafers.train
     groups = sets_of(train)

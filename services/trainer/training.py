@@ -28,6 +28,7 @@ from services.trainer.domain import EPOCH_KIND, STAGE_KIND, EpochReport, Trainin
 from services.trainer.embedding import is_whitened
 from services.trainer.features import copies_of, embed, embed_copies, embedder
 from services.trainer.fine_tuning import FineTuner
+from services.trainer.known_patterns import KnownPatterns
 from services.trainer.network import embedding_model
 from services.trainer.objective import Objective, SinglePattern
 from services.trainer.several import SeveralPatterns
@@ -106,7 +107,12 @@ class _Progress:
 
 
 def teach(
-    trunk: keras.Model, backbone: Backbone, wafers: TeachingSet, config: TrainingConfig, listener: Listener
+    trunk: keras.Model,
+    backbone: Backbone,
+    wafers: TeachingSet,
+    config: TrainingConfig,
+    listener: Listener,
+    known: KnownPatterns | None = None,
 ) -> Taught:
     """Teaches a pretrained trunk; continues from the listener's checkpoint where there is one.
 
@@ -116,21 +122,31 @@ def teach(
         wafers: what to teach.
         config: how to teach.
         listener: hears of epochs; says when to stop.
+        known: patterns that the trunk knows, or None.
 
     Raises:
         JobStopped: the listener said so; a checkpoint was written.
     """
-    return _Teaching(trunk, backbone, wafers, config, listener).run()
+    return _Teaching(trunk, backbone, wafers, config, listener, known).run()
 
 
 class _Teaching:
     def __init__(
-        self, trunk: keras.Model, backbone: Backbone, wafers: TeachingSet, config: TrainingConfig, listener: Listener
+        self,
+        trunk: keras.Model,
+        backbone: Backbone,
+        wafers: TeachingSet,
+        config: TrainingConfig,
+        listener: Listener,
+        known: KnownPatterns | None,
     ) -> None:
         self._trunk, self._config, self._listener = trunk, config, listener
         self._wafers = wafers
-        objective = SeveralPatterns if config.task is Task.SEVERAL else SinglePattern
-        self._objective: Objective = objective(wafers.train, wafers.classes)
+        self._objective: Objective = (
+            SeveralPatterns(wafers.train, wafers.classes)
+            if config.task is Task.SEVERAL
+            else SinglePattern(wafers.train, wafers.classes, known)
+        )
         self._embed = embedder(embedding_model(trunk, backbone.orientations))
         self._orientations = backbone.orientations
         self._pull = ANCHOR_WAFERS if is_whitened(trunk) else 0.0
@@ -154,7 +170,11 @@ class _Teaching:
             if not self._progress.fine_tuning:
                 copies = self._copies()
                 tune = embed(self._embed, self._tune.planes, self._feature_progress(0.8, 1.0), self._orientations)
-                state = self._restore_head(saved.arrays) if saved else self._first_head(copies)
+                state = (
+                    self._restore_head(saved.arrays)
+                    if saved
+                    else self._objective.first_state(copies.mean(axis=1), self._pull)
+                )
                 self._begin_training()
                 self._train_head(state, copies, tune)
                 del copies
@@ -207,9 +227,6 @@ class _Teaching:
             self._come_further("features", progress)
 
         return check
-
-    def _first_head(self, copies: NDArray[np.float32]) -> HeadState:
-        return HeadState.at(self._objective.first_head(copies.mean(axis=1)), self._pull)
 
     def _train_head(self, state: HeadState, copies: NDArray[np.float32], tune: NDArray[np.float32]) -> None:
         config, progress = self._config, self._progress
@@ -322,7 +339,7 @@ class _Teaching:
             arrays |= _packed("tuner", self._tuner.state()) | _packed("best_trunk", self._best_trunk or [])
         elif state is not None:
             arrays |= {"weights": state.weights, "mean": state.mean, "square": state.square, "anchor": state.anchor}
-            arrays["steps"] = np.int64(state.steps)  # type: ignore[assignment]
+            arrays |= {"pull": np.asarray(state.pull, np.float32), "steps": np.asarray(state.steps)}
         facts = {name: getattr(self._progress, name) for name in _Progress.__slots__}
         write_checkpoint(self._listener.checkpoints / CHECKPOINT_FILE, facts, arrays)
         self._saved_at = time.monotonic()
@@ -330,8 +347,8 @@ class _Teaching:
     def _restore_head(self, arrays: dict[str, NDArray[Any]]) -> HeadState:
         if "best_kernel" in arrays:
             self._best_head = Head(arrays["best_kernel"], arrays["best_bias"])
-        weights, mean, square, anchor = (arrays[name] for name in ("weights", "mean", "square", "anchor"))
-        return HeadState(weights, mean, square, anchor, self._pull, int(arrays["steps"]))
+        weights, mean, square, anchor, pull = (arrays[name] for name in ("weights", "mean", "square", "anchor", "pull"))
+        return HeadState(weights, mean, square, anchor, pull, int(arrays["steps"]))
 
 
 def _fine_tune_budget(wafers: int) -> int:

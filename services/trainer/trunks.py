@@ -16,10 +16,12 @@ from keras import layers
 
 from services.common.errors import FailedPreconditionError
 from services.common.files import file_sha256
+from services.common.head import Head
 from services.common.preprocessing import PLANES
 from services.common.shipped import write_index
 from services.trainer.backbones import Backbone, BackboneLibrary, unusable
 from services.trainer.embedding import Embedding
+from services.trainer.known_patterns import KnownPatterns
 
 # With Keras' 0.99 the moving averages lag hundreds of steps behind and small data sets score at chance.
 _BATCH_NORM_MOMENTUM = 0.9
@@ -117,8 +119,26 @@ def mobilenet_v2(size: int) -> keras.Model:
     return keras.Model(planes, [*maps, Embedding(name="embedding")(maps)], name="mobilenet_v2")
 
 
-def save_weights(trunk: keras.Model, folder: Path, file_name: str) -> str:
-    """Writes the weights of a trunk as float16 and enters them into the index.
+def load_known_patterns(backbone: Backbone, library: BackboneLibrary) -> KnownPatterns | None:
+    """Returns the patterns with names that a backbone knows from pretraining, None where it was pretrained elsewhere.
+
+    Raises:
+        FailedPreconditionError: the weights are missing, damaged or of another network.
+    """
+    if not backbone.weights:
+        return None
+    path = library.check(backbone)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            kernel, bias, means = (archive[f"known_{name}"].astype(np.float32) for name in ("kernel", "bias", "means"))
+            names = tuple(str(name) for name in archive["known_names"])
+    except (KeyError, ValueError, OSError) as error:
+        raise unusable(backbone, f"{path.name} names no patterns ({error}). Install this release again.") from error
+    return KnownPatterns(names, Head(kernel, bias), means)
+
+
+def save_weights(trunk: keras.Model, known: KnownPatterns, folder: Path, file_name: str) -> str:
+    """Writes the weights of a trunk and the patterns it knows as float16 and enters them into the index.
 
     Half precision keeps 11 bits: answers move by less than 0.001, the file is half as large. Moving variances that
     half precision would round to 0 do not occur behind a batch normalisation of planes in 0..1.
@@ -128,8 +148,10 @@ def save_weights(trunk: keras.Model, folder: Path, file_name: str) -> str:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file_name
-    arrays = {f"w{index:03d}": weights.astype(np.float16) for index, weights in enumerate(trunk.get_weights())}
-    np.savez_compressed(path, allow_pickle=False, **arrays)
+    arrays = {f"w{index:03d}": weights for index, weights in enumerate(trunk.get_weights())}
+    arrays |= {"known_kernel": known.head.kernel, "known_bias": known.head.bias, "known_means": known.means}
+    halves = {name: values.astype(np.float16) for name, values in arrays.items()}
+    np.savez_compressed(path, allow_pickle=False, known_names=np.array(known.names), **halves)
     digest = file_sha256(path)
     write_index(folder, file_name, digest)
     return digest

@@ -21,10 +21,8 @@ from services.common.evaluation import class_f1, confusion_matrix, macro_f1
 from services.common.head import (
     Array,
     Head,
-    HeadState,
     class_weights,
     normal_offset,
-    prototype_head,
     step_sizes,
     train_epoch_on_copies,
 )
@@ -32,6 +30,7 @@ from services.common.splitting import Split
 from services.common.task import NORMAL_PATTERN
 from services.trainer.backbones import BackboneLibrary
 from services.trainer.domain import TrainingConfig
+from services.trainer.known_patterns import KnownPatterns, first_state
 from services.trainer.protocols.network import Network
 from services.trainer.protocols.numbers import spread
 from services.trainer.protocols.options import add_draws, add_network, add_sizes
@@ -56,6 +55,7 @@ class Pool:
         labels: (N,) their classes.
         judges: float32 (M, D), embeddings of wafers of test lots.
         truth: (M,) their classes.
+        known: patterns that the network knows, or None.
     """
 
     classes: tuple[str, ...]
@@ -63,6 +63,7 @@ class Pool:
     labels: Rows
     judges: Array
     truth: Rows
+    known: KnownPatterns | None = None
 
 
 Teach = Callable[[Pool, Rows, list[int]], Rows]
@@ -145,7 +146,7 @@ def pool_of(wafers: SplitSet, network: Network) -> Pool:
     train, test = pool_rows(wafers), wafers.rows(Split.TEST)
     copies = network.embed_copies(wafers.grids_of(train), "wafers to teach")
     judges = network.embed(wafers.grids_of(test), "wafers that judge")
-    return Pool(wafers.classes, copies, wafers.labels[train], judges, wafers.labels[test])
+    return Pool(wafers.classes, copies, wafers.labels[train], judges, wafers.labels[test], network.known)
 
 
 def pool_rows(wafers: SplitSet) -> Rows:
@@ -218,11 +219,13 @@ def drawn_rows(labels: Rows, classes: int, most: int | Sequence[int], seed: list
 
 def call_judges(pool: Pool, rows: Rows, seed: list[int]) -> Rows:
     """Teaches the classifier of a training job on some rows and returns the classes that the judges are called."""
-    head = taught_head(pool.copies[rows], pool.labels[rows], pool.classes, seed)
+    head = taught_head(pool.copies[rows], pool.labels[rows], pool.classes, seed, pool.known)
     return np.asarray(head.logits(pool.judges).argmax(axis=1), np.int64)
 
 
-def taught_head(copies: Array, labels: Rows, classes: Sequence[str], seed: list[int]) -> Head:
+def taught_head(
+    copies: Array, labels: Rows, classes: Sequence[str], seed: list[int], known: KnownPatterns | None = None
+) -> Head:
     """Returns the classifier of a training job, taught without tune wafers.
 
     Args:
@@ -230,9 +233,10 @@ def taught_head(copies: Array, labels: Rows, classes: Sequence[str], seed: list[
         labels: (N,) their classes.
         classes: names of the classes.
         seed: seed of order and copies.
+        known: patterns that the network knows, or None.
     """
     random, config, count = np.random.default_rng([*seed, 1]), TrainingConfig(), len(classes)
-    state = HeadState.at(prototype_head(copies.mean(axis=1), labels, count))
+    state = first_state(copies.mean(axis=1), labels, count, known)
     weights = class_weights(labels, count)
     rates = step_sizes(config.learning_rate, 0, config.epochs * math.ceil(len(labels) / config.batch_size))
     for _ in range(config.epochs):

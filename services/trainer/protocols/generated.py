@@ -149,8 +149,8 @@ def pair(
     # Generated wafers are varied already: each stands for its own copies.
     both = np.concatenate([copies, np.repeat(made[:, None], copies.shape[1], axis=1)])
     heads = (
-        taught_head(copies, pool.labels[rows], pool.classes, seed),
-        taught_head(both, np.concatenate([pool.labels[rows], labels]), pool.classes, seed),
+        taught_head(copies, pool.labels[rows], pool.classes, seed, pool.known),
+        taught_head(both, np.concatenate([pool.labels[rows], labels]), pool.classes, seed, pool.known),
     )
     without, with_generated = (
         confusion_matrix(pool.truth, head.logits(pool.judges).argmax(axis=1), count) for head in heads

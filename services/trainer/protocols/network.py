@@ -13,13 +13,16 @@ from services.trainer.backbones import ORIENTATIONS, BackboneLibrary, find_backb
 from services.trainer.features import embed, embed_copies, embedder
 from services.trainer.network import embedding_model
 from services.trainer.protocols.progress import Progress
-from services.trainer.trunks import load_trunk
+from services.trainer.trunks import load_known_patterns, load_trunk
 
 Grids = Sequence[NDArray[np.uint8]]
 
 
 class Network:
     """A pretrained network; loading it takes seconds, so that a protocol makes one and keeps it.
+
+    Attributes:
+        known: patterns that it knows, or None.
 
     Args:
         backbone_id: which network.
@@ -32,6 +35,7 @@ class Network:
 
     def __init__(self, backbone_id: str, library: BackboneLibrary) -> None:
         self._backbone = find_backbone(backbone_id)
+        self.known = load_known_patterns(self._backbone, library)
         self._embed = embedder(embedding_model(load_trunk(self._backbone, library), self._backbone.orientations))
 
     @property

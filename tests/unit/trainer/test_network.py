@@ -17,8 +17,9 @@ from services.trainer.backbones import BACKBONES, OUTLIERS_NAME, Backbone, Backb
 from services.trainer.calibration import neighbour_distance
 from services.trainer.embedding import whitening_of
 from services.trainer.export.onnx import OUTPUTS, Answers, answers_of, export_onnx, open_session, prove_parity
+from services.trainer.known_patterns import KnownPatterns
 from services.trainer.network import Calibration, embedding_model, taught_model
-from services.trainer.trunks import build_trunk, load_trunk, multiplications, save_weights
+from services.trainer.trunks import build_trunk, load_known_patterns, load_trunk, multiplications, save_weights
 from tests.unit.trainer.tiny_trunk import SIZE, WIDTH, tiny_trunk
 from tests.unit.trainer.wafers import simulated
 
@@ -34,6 +35,13 @@ def grids():
 @pytest.fixture(scope="module")
 def trunk():
     return tiny_trunk()
+
+
+KNOWN = KnownPatterns(
+    ("Ring", "Spot"),
+    Head(np.full((WIDTH, 2), 0.5, np.float32), np.array([0.1, 0], np.float32)),
+    np.eye(WIDTH, 2, dtype=np.float32),
+)
 
 
 def taught(trunk, orientations):
@@ -150,8 +158,13 @@ def test_whitened_wafers_of_a_class_differ_alike_in_every_direction():
 
 def test_saved_weights_come_back_and_damage_is_found(tmp_path):
     trunk = build_trunk(TINY)
-    save_weights(trunk, tmp_path, TINY.weights)
+    save_weights(trunk, KNOWN, tmp_path, TINY.weights)
     loaded = load_trunk(TINY, BackboneLibrary(tmp_path))
+    known = load_known_patterns(TINY, BackboneLibrary(tmp_path))
+    assert known is not None
+    assert known.names == KNOWN.names
+    assert np.allclose(known.head.kernel, KNOWN.head.kernel, atol=1e-3)
+    assert np.allclose(known.means, KNOWN.means, atol=1e-3)
     assert np.allclose(loaded.get_weights()[0], trunk.get_weights()[0], atol=1e-3)
     path = tmp_path / TINY.weights
     path.write_bytes(path.read_bytes()[:-1] + b"x")
@@ -163,7 +176,7 @@ def test_saved_weights_come_back_and_damage_is_found(tmp_path):
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
-    save_weights(build_trunk(BACKBONES["wafer-balanced"]), tmp_path, "wafer-fast.npz")
+    save_weights(build_trunk(BACKBONES["wafer-balanced"]), KNOWN, tmp_path, "wafer-fast.npz")
     with pytest.raises(FailedPreconditionError, match="another network"):
         load_trunk(TINY, BackboneLibrary(tmp_path))
 

@@ -9,7 +9,7 @@ import pytest
 from services.common.splitting import Split, split_by_lot
 from services.common.wafer_set import WaferSet
 from services.trainer.embedding import is_whitened
-from services.trainer.pretrain import PATTERNS, rebalanced, tasks_of, whiten
+from services.trainer.pretrain import PATTERNS, known_patterns, rebalanced, tasks_of, whiten
 from services.trainer.trunks import wafer_cnn
 from tests.unit.trainer.wafers import simulated
 
@@ -82,3 +82,14 @@ def test_a_trunk_is_whitened_by_wafers_of_all_exclusive_classes(real, made):
     again.set_weights(trunk.get_weights())
     whiten(again, tasks, seed=0)
     assert np.allclose(np.array(again.get_layer("embedding").matrix), matrix, atol=1e-4)
+
+
+def test_known_patterns_are_those_of_the_real_wafers(real, made):
+    keras.utils.set_random_seed(0)
+    trunk = wafer_cnn(SIZE, (4, 6, 8), "tiny")
+    tasks = tasks_of(real, [made], SIZE)
+    whiten(trunk, tasks, seed=0)
+    known = known_patterns(trunk, tasks[0], seed=0)
+    assert known.names == LABELS
+    assert known.head.kernel.shape == known.means.shape == (trunk.outputs[-1].shape[-1], len(LABELS))
+    assert np.allclose(np.linalg.norm(known.means, axis=0), 1, atol=1e-5)
