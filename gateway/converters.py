@@ -368,6 +368,7 @@ def _training_result(message: trainer_pb2.TrainingResult) -> TrainingResult:
         seconds=message.seconds,
         peak_memory_bytes=message.peak_memory_bytes,
         doubtful_lots=tuple(message.doubtful_lots),
+        known_patterns=dict(message.known_patterns),
     )
 
 

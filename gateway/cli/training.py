@@ -15,7 +15,7 @@ from gateway.cli.following import cancelled_with_command, follow_training
 from gateway.cli.options import Home, Json, Local, Reach, Session, TrainerAddress
 from gateway.cli.output import Output, evaluation_json, show_evaluation
 from gateway.cli.wafers import Frozen, TaughtWafers, described, freeze, read_taught
-from gateway.values import ModelSize, Task, TrainingOptions, TrainingRun
+from gateway.values import ModelSize, Task, TrainingOptions, TrainingResult, TrainingRun
 from services.common.resource_names import check_id
 from services.common.store import open_store
 
@@ -210,6 +210,15 @@ def show_training(output: Output, run: TrainingRun, frozen: Frozen) -> None:
         f"peak memory {result.peak_memory_bytes / 2**20:,.0f} MiB   model {result.model_bytes / 2**20:.2f} MiB   "
         f"ONNX = Keras within {result.parity_max_difference:.1e} on {result.parity_wafers} wafers"
     )
+    if result.known_patterns:
+        known = ", ".join(f"{_name_of(result, each)} as {name}" for each, name in result.known_patterns.items())
+        output.say(f"Known before it was taught: {known}")
+
+
+def _name_of(result: TrainingResult, class_id: str) -> str:
+    """Returns the name of a class of a training."""
+    scores = result.test or result.tune
+    return next((each.name for each in scores.classes if each.class_id == class_id), class_id) if scores else class_id
 
 
 def training_json(run: TrainingRun, frozen: Frozen, model_id: str, version: int) -> dict[str, Any]:
@@ -237,6 +246,7 @@ def training_json(run: TrainingRun, frozen: Frozen, model_id: str, version: int)
             "model_bytes": result.model_bytes,
             "parity_max_difference": result.parity_max_difference,
             "parity_wafers": result.parity_wafers,
+            "known_patterns": {_name_of(result, each): name for each, name in result.known_patterns.items()},
         }
     return told
 

@@ -27,6 +27,7 @@ from gateway.views.evaluation import (
     MatrixCell,
     class_sentence,
     figures,
+    known_classes,
     matrix_rows,
     score_rows,
     summary_sentences,
@@ -115,6 +116,8 @@ class _Evaluation:
             doubtful = run.result.doubtful_lots if run.result else ()
             if doubtful:
                 note(t("evaluate.doubtful_lots", lots=", ".join(doubtful)), "warn")
+            if known := known_classes(scores, run.result):
+                note(t("evaluate.known_patterns", classes=", ".join(known)))
 
     def _figures(self, scores: EvaluationView) -> None:
         t = self._view.t

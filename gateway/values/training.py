@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -114,6 +114,7 @@ class TrainingResult:
         seconds: Wall time.
         peak_memory_bytes: Peak resident memory.
         doubtful_lots: Tune lots whose labels contradict sure answers so often that the accept rule left them out.
+        known_patterns: Pattern that pretraining knows by name and that a class looks like, by the class's id.
     """
 
     best_epoch: int
@@ -128,6 +129,7 @@ class TrainingResult:
     seconds: float
     peak_memory_bytes: int
     doubtful_lots: tuple[str, ...] = ()
+    known_patterns: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.i18n import Messages
-from gateway.values import ClassScore, Evaluation, EvaluationView, Task
+from gateway.values import ClassScore, Evaluation, EvaluationView, Task, TrainingResult
 
 FEW_WAFERS = 20
 """Below this many wafers of a class the interval is too wide to lean on."""
@@ -47,6 +47,16 @@ class MatrixCell:
     count: int
     label: str
     style: str
+
+
+def known_classes(view: EvaluationView, result: TrainingResult | None) -> list[str]:
+    """Returns the classes that look like a pattern known before: the name, and "Name → Pattern" where they differ."""
+    known = result.known_patterns if result else {}
+    return [
+        name if name.casefold() == pattern.casefold() else f"{name} → {pattern}"
+        for class_id, pattern in known.items()
+        if (name := view.names.get(class_id))
+    ]
 
 
 def summary_sentences(t: Messages, view: EvaluationView) -> list[str]:

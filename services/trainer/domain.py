@@ -142,6 +142,8 @@ class TrainingOutcome:
         peak_memory_bytes: peak resident memory of the attempt.
         warnings: what a person should know about the data or the result.
         doubtful_lots: tune lots that the accept rule left out; see `services.trainer.calibration.doubtful_lots`.
+        known_patterns: name of the known pattern that a class was taken for, by the class's id; see
+            `services.trainer.known_patterns`.
     """
 
     best_epoch: int
@@ -158,6 +160,7 @@ class TrainingOutcome:
     peak_memory_bytes: int
     warnings: tuple[str, ...] = ()
     doubtful_lots: tuple[str, ...] = ()
+    known_patterns: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the outcome as JSON values whose names are those of the protocol's `TrainingResult`."""

@@ -99,8 +99,10 @@ def first_state(
     classes: int,
     known: KnownPatterns | None,
     pull: float = ANCHOR_WAFERS,
-) -> HeadState:
+) -> tuple[HeadState, dict[int, str]]:
     """Returns where a classifier starts: at known weights, or at the class means where nothing is known.
+
+    Also returns the name of the pattern of each class that is known.
 
     Args:
         embeddings: float32 (N, D), the mean over the copies of each training wafer.
@@ -112,7 +114,7 @@ def first_state(
     own = prototype_head(embeddings, labels, classes)
     found = known.matches(embeddings, labels, classes) if known is not None else {}
     if known is None or not found:
-        return HeadState.at(own, pull)
+        return HeadState.at(own, pull), {}
     places, patterns = list(found), list(found.values())
     wafers = np.bincount(labels, minlength=classes)[places]
     kernel, bias = own.kernel.copy(), own.bias.copy()
@@ -125,4 +127,4 @@ def first_state(
     kernel[:, others] *= np.linalg.norm(kernel[:, places], axis=0).mean()
     pulls = np.full(classes, pull, np.float32)
     pulls[places] = PULL_WAFERS
-    return HeadState.at(Head(kernel, bias), pulls)
+    return HeadState.at(Head(kernel, bias), pulls), {place: known.names[pattern] for place, pattern in found.items()}

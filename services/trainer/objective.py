@@ -60,8 +60,8 @@ class Objective(Protocol):
     chances: NDArray[np.float64]
     offset: Array
 
-    def first_state(self, embeddings: Array, pull: float) -> HeadState:
-        """Returns a classifier to start from, and what it is drawn back to.
+    def first_state(self, embeddings: Array, pull: float) -> tuple[HeadState, dict[int, str]]:
+        """Returns a classifier to start from and what it is drawn back to, and classes that pretraining knows by name.
 
         Args:
             embeddings: (N, D) of the training wafers.
@@ -122,7 +122,7 @@ class SinglePattern:
         chances = self._weights[train.labels].astype(np.float64)
         self.chances = chances / chances.sum()
 
-    def first_state(self, embeddings: Array, pull: float) -> HeadState:
+    def first_state(self, embeddings: Array, pull: float) -> tuple[HeadState, dict[int, str]]:
         """Returns known weights where a class is a known pattern, else the class mean."""
         return first_state(embeddings, self._labels, self._classes, self._known, pull)
 

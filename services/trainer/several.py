@@ -64,7 +64,7 @@ class SeveralPatterns:
         self.chances = np.full(len(train), 1 / len(train))
         self.offset = np.zeros(len(self._columns), np.float32)
 
-    def first_state(self, embeddings: Array, pull: float) -> HeadState:
+    def first_state(self, embeddings: Array, pull: float) -> tuple[HeadState, dict[int, str]]:
         """Returns the classifier that asks which of two means is nearer: that of wafers with or without a pattern."""
         kernel = np.zeros((embeddings.shape[1], len(self._columns)), np.float32)
         bias = np.zeros(len(self._columns), np.float32)
@@ -78,7 +78,7 @@ class SeveralPatterns:
             spread = max(float(direction @ direction), _LEAST_SPREAD)
             kernel[:, each] = direction * (2 * _START_LOGIT / LOGIT_SCALE / spread)
             bias[each] = -float((there + absent) @ kernel[:, each]) / 2
-        return HeadState.at(Head(kernel, bias), pull)
+        return HeadState.at(Head(kernel, bias), pull), {}
 
     def train_epoch(
         self,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ class _Lesson:
     best_epoch: int = 0
     epochs: int = 0
     doubtful_lots: tuple[str, ...] = ()
+    known_patterns: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,7 @@ def run(context: JobContext, library: BackboneLibrary) -> TrainingOutcome:
         peak_memory_bytes=context.peak_memory_bytes(),
         warnings=(*wafers.warnings, *doubts),
         doubtful_lots=lesson.doubtful_lots,
+        known_patterns=lesson.known_patterns,
     )
     _write_facts(context.folder, outcome, spec, backbone.size, lesson)
     return outcome
@@ -217,6 +219,7 @@ def _teach_patterns(
         best_epoch=taught.best_epoch,
         epochs=taught.epochs,
         doubtful_lots=calibration.doubtful_lots,
+        known_patterns=taught.known_patterns,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -70,11 +70,13 @@ class Taught:
         head: classifier of the best epoch.
         best_epoch: its number, from 1.
         epochs: epochs that ran.
+        known_patterns: name of the known pattern that a class was taken for, by the class's id.
     """
 
     head: Head
     best_epoch: int
     epochs: int
+    known_patterns: dict[str, str]
 
 
 @dataclass(slots=True)
@@ -92,6 +94,7 @@ class _Progress:
         best_epoch: best epoch so far, 0 before the first.
         best_score: its macro-F1 and its negative loss on the tune wafers.
         best_shifted: whether it expects normal wafers at their odds; see `head.normal_offset`.
+        known_patterns: see `Taught`.
     """
 
     epoch: int = 0
@@ -104,6 +107,7 @@ class _Progress:
     best_epoch: int = 0
     best_score: tuple[float, float] = (-1.0, 0.0)
     best_shifted: bool = False
+    known_patterns: dict[str, str] = field(default_factory=dict)
 
 
 def teach(
@@ -170,11 +174,7 @@ class _Teaching:
             if not self._progress.fine_tuning:
                 copies = self._copies()
                 tune = embed(self._embed, self._tune.planes, self._feature_progress(0.8, 1.0), self._orientations)
-                state = (
-                    self._restore_head(saved.arrays)
-                    if saved
-                    else self._objective.first_state(copies.mean(axis=1), self._pull)
-                )
+                state = self._restore_head(saved.arrays) if saved else self._first_state(copies)
                 self._begin_training()
                 self._train_head(state, copies, tune)
                 del copies
@@ -191,7 +191,7 @@ class _Teaching:
             self._trunk.set_weights(self._best_trunk)
         assert self._best_head is not None  # noqa: S101 - at least one epoch ran
         head = self._best_head.shifted(self._objective.offset) if self._progress.best_shifted else self._best_head
-        return Taught(head, self._progress.best_epoch, self._progress.epoch)
+        return Taught(head, self._progress.best_epoch, self._progress.epoch, self._progress.known_patterns)
 
     def _begin_training(self) -> None:
         share = self._share_done(0.0)
@@ -227,6 +227,12 @@ class _Teaching:
             self._come_further("features", progress)
 
         return check
+
+    def _first_state(self, copies: NDArray[np.float32]) -> HeadState:
+        state, known = self._objective.first_state(copies.mean(axis=1), self._pull)
+        classes = self._wafers.classes
+        self._progress.known_patterns = {classes[place].class_id: name for place, name in known.items()}
+        return state
 
     def _train_head(self, state: HeadState, copies: NDArray[np.float32], tune: NDArray[np.float32]) -> None:
         config, progress = self._config, self._progress

@@ -236,7 +236,7 @@ def taught_head(
         known: patterns that the network knows, or None.
     """
     random, config, count = np.random.default_rng([*seed, 1]), TrainingConfig(), len(classes)
-    state = first_state(copies.mean(axis=1), labels, count, known)
+    state, _ = first_state(copies.mean(axis=1), labels, count, known)
     weights = class_weights(labels, count)
     rates = step_sizes(config.learning_rate, 0, config.epochs * math.ceil(len(labels) / config.batch_size))
     for _ in range(config.epochs):

@@ -95,6 +95,7 @@ def test_an_outcome_reaches_the_wire_with_every_figure() -> None:
         peak_memory_bytes=2**33,
         warnings=("few wafers",),
         doubtful_lots=("lot-7",),
+        known_patterns={"c0": "Edge-Ring"},
     )
     job = Job(
         id="j",
@@ -124,4 +125,5 @@ def test_an_outcome_reaches_the_wire_with_every_figure() -> None:
     assert result.tune.macro_f1_interval.low == tune.macro_f1_interval.low
     assert list(result.warnings) == ["few wafers"]
     assert list(result.doubtful_lots) == ["lot-7"]
+    assert dict(result.known_patterns) == {"c0": "Edge-Ring"}
     assert result.peak_memory_bytes == 2**33

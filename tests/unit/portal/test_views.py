@@ -37,10 +37,11 @@ from gateway.values import (
     SkippedEntry,
     StageStarted,
     Task,
+    TrainingResult,
     VariationOptions,
     WaferInfo,
 )
-from gateway.views.evaluation import class_sentence, figures, matrix_rows, score_rows, summary_sentences
+from gateway.views.evaluation import class_sentence, figures, known_classes, matrix_rows, score_rows, summary_sentences
 from gateway.views.generation import VARIATION_STEPS, proof_sentence, realism_sentences, variation_options
 from gateway.views.models import python_snippet
 from gateway.views.predictions import (
@@ -203,6 +204,26 @@ def normal():
         250, 9, 0.8, Interval(0.7, 0.9), 0.97, classes, (), 0.9, 0.02, 0.05, task=Task.NORMAL, auroc=0.987
     )
     return EvaluationView("r", "test", evaluation, {}, {"b": "Scratch"}, True, "a", "b", "none")
+
+
+def test_classes_known_before_are_named_and_so_is_their_pattern_where_it_is_called_otherwise(scores):
+    result = TrainingResult(
+        1,
+        2,
+        scores.evaluation,
+        None,
+        1,
+        0.0,
+        1,
+        "wafer-fast",
+        3,
+        1.0,
+        1,
+        known_patterns={"a": "scratch", "gone": "Loc"},
+    )
+    assert known_classes(scores, result) == ["Scratch"]
+    assert known_classes(scores, replace(result, known_patterns={"a": "Loc"})) == ["Scratch → Loc"]
+    assert known_classes(scores, None) == []
 
 
 def test_words_come_before_numbers(scores):

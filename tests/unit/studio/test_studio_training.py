@@ -68,6 +68,7 @@ async def _succeed(studio: Studio, services: FakeServices, project: Project) -> 
         tune=messages.evaluation(ids, 0.8),
         test=messages.evaluation(ids, 0.75),
         doubtful_lots=["lot-9"],
+        known_patterns={ids[0]: "Center"},
     )
     dataset = f"datasetVersions/{(await studio.datasets.list(project.project_id))[0].dataset_id}"
     done = messages.training(dataset, T.STATE_SUCCEEDED, result=result, progress=1)
@@ -125,6 +126,7 @@ async def test_watching_ends_with_the_published_model(studio: Studio, services: 
     result = (await studio.training.get(run.run_id)).result
     assert result is not None
     assert result.doubtful_lots == ("lot-9",)
+    assert list(result.known_patterns.values()) == ["Center"]
     # Watching again tells the same and publishes nothing anew.
     again = [event async for event in studio.training.watch(run.run_id, after_sequence=2)]
     assert isinstance(again[-1], ModelPublished)

@@ -55,7 +55,8 @@ def test_a_pattern_parted_into_two_classes_is_neither(known):
 def test_few_wafers_of_known_patterns_start_near_what_pretraining_knows(known):
     patterns, labels = [3, 1, 0, 2], np.repeat(np.arange(4), 5)
     embeddings = wafers_of(patterns, 5, 5)
-    state = first_state(embeddings, labels, 4, known)
+    state, found = first_state(embeddings, labels, 4, known)
+    assert found == {place: NAMES[pattern] for place, pattern in enumerate(patterns)}
     assert accuracy(state.head, patterns) > accuracy(prototype_head(embeddings, labels, 4), patterns) + 0.02
     assert np.allclose(state.pull, PULL_WAFERS)
     assert np.array_equal(state.anchor, state.weights[:-1])
@@ -64,7 +65,8 @@ def test_few_wafers_of_known_patterns_start_near_what_pretraining_knows(known):
 def test_a_new_class_beside_known_ones_starts_at_its_mean_and_as_long_as_they(known):
     patterns, labels = [0, 4, 1], np.repeat(np.arange(3), 20)
     embeddings = wafers_of(patterns, 20, 6)
-    state = first_state(embeddings, labels, 3, known)
+    state, found = first_state(embeddings, labels, 3, known)
+    assert found == {0: "Ring", 2: "Spot"}
     assert np.asarray(state.pull).tolist() == [PULL_WAFERS, ANCHOR_WAFERS, PULL_WAFERS]
     lengths = np.linalg.norm(state.anchor, axis=0)
     assert lengths[1] == pytest.approx((lengths[0] + lengths[2]) / 2, rel=1e-5)
@@ -77,7 +79,8 @@ def test_without_anything_known_it_starts_at_the_class_means(known):
     labels = np.repeat(np.arange(2), 20)
     embeddings = wafers_of([4, 5], 20, 7)
     for given in (None, known):
-        state = first_state(embeddings, labels, 2, given, pull=7.0)
+        state, found = first_state(embeddings, labels, 2, given, pull=7.0)
+        assert not found
         assert np.array_equal(state.anchor, prototype_head(embeddings, labels, 2).kernel)
         assert state.pull == 7.0
 
@@ -87,13 +90,13 @@ def test_training_starts_from_what_is_known(known):
     embeddings = wafers_of([0, 1, 3], 5, 8)
     classes = [DatasetClass(name, name) for name in ("a", "b", "c")]
     side = Side(np.zeros((15, 1, 1, 2), np.float16), labels, np.eye(3, dtype=bool)[labels])
-    heads = [SinglePattern(side, classes, each).first_state(embeddings, ANCHOR_WAFERS).head for each in (known, None)]
-    expected = first_state(embeddings, labels, 3, known).head
-    assert np.array_equal(heads[0].kernel, expected.kernel)
-    assert not np.array_equal(heads[1].kernel, expected.kernel)
+    states = [SinglePattern(side, classes, each).first_state(embeddings, ANCHOR_WAFERS)[0] for each in (known, None)]
+    expected = first_state(embeddings, labels, 3, known)[0].head
+    assert np.array_equal(states[0].head.kernel, expected.kernel)
+    assert not np.array_equal(states[1].head.kernel, expected.kernel)
 
 
 def test_a_class_without_wafers_is_no_pattern(known):
     assert known.matches(wafers_of([1], 5, 3), np.full(5, 1), 3) == {1: 1}
-    state = first_state(wafers_of([1], 5, 3), np.full(5, 1), 3, known)
+    state, _ = first_state(wafers_of([1], 5, 3), np.full(5, 1), 3, known)
     assert not state.anchor[:, 0].any()

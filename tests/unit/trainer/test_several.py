@@ -64,13 +64,13 @@ def test_the_normal_class_has_no_output_of_its_own():
 def test_the_start_tells_separate_patterns_apart_at_once():
     embeddings, shown = separate(60, np.random.default_rng(0))
     objective = SeveralPatterns(side_of(shown), CLASSES)
-    head = objective.first_state(embeddings, ANCHOR_WAFERS).head
+    head = objective.first_state(embeddings, ANCHOR_WAFERS)[0].head
     assert objective.right(head.logits(embeddings), np.arange(60)) == 60
 
 
 def test_the_start_answers_constantly_where_there_is_nothing_to_compare_with():
     shown = np.array([[True, False, True], [True, False, False]])
-    head = SeveralPatterns(side_of(shown), CLASSES).first_state(np.eye(2, 5, dtype=np.float32), ANCHOR_WAFERS).head
+    head = SeveralPatterns(side_of(shown), CLASSES).first_state(np.eye(2, 5, dtype=np.float32), ANCHOR_WAFERS)[0].head
     assert (head.logits(np.eye(2, 5, dtype=np.float32))[:, :2] > 0).tolist() == [[True, False]] * 2
 
 
@@ -106,7 +106,7 @@ def test_a_rare_pattern_is_neither_lost_nor_thought_likelier_than_it_is():
     shown = np.stack([random.random(count) < chance, random.random(count) < 0.5, np.zeros(count, bool)], axis=1)
     embeddings = unit(np.stack([place, 1 - place], axis=1))
     objective = SeveralPatterns(side_of(shown), CLASSES)
-    state = objective.first_state(embeddings, ANCHOR_WAFERS)
+    state, _ = objective.first_state(embeddings, ANCHOR_WAFERS)
     for _ in range(30):
         objective.train_epoch(state, embeddings[:, None], 32, itertools.repeat(3e-3), random)
     probabilities = sigmoid(state.head.logits(embeddings))[:, 0]
