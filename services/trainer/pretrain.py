@@ -72,7 +72,7 @@ class Recipe:
         seed: seed of everything random.
     """
 
-    steps: int = 3000
+    steps: int = 6000
     batch: int = 128
     learning_rate: float = 2e-3
     weight_decay: float = 0.02

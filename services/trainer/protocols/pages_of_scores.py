@@ -116,7 +116,8 @@ def few_shot_page(results: Sequence[Result]) -> str:
         "# Few examples: P2",
         f"Wafers to teach are drawn from the training lots (of at most 500 a class), the judges are "
         f"{first['test_wafers']:,} wafers of {first['test_lots']} locked lots. Mean macro-F1 and standard deviation "
-        f"over draws, seed {first['seed']}.",
+        f"over draws, seed {first['seed']}. The network, and what it knows of patterns by name, was pretrained on the "
+        "same training lots.",
         _few_shot_table("P2a: classes that pretraining has seen", seen, sizes),
         _few_shot_table("P2b: three classes that pretraining has not seen in real wafers", new, sizes),
         _new_classes(new, sizes),
