@@ -425,7 +425,7 @@ def _execute(model: LoadedModel, batch: list[Member], size: int) -> tuple[Output
             else {name: np.concatenate([each[name] for each in contents]) for name in contents[0]}
         )
         made = time.perf_counter()
-        values = model.session.run_tensors(inputs, outputs)
+        values = model.graph.run_tensors(inputs, outputs)
         for name, value in values.items() if len(batch) > 1 else ():
             if not value.shape or value.shape[0] != size:
                 raise DataLossError(
@@ -436,7 +436,7 @@ def _execute(model: LoadedModel, batch: list[Member], size: int) -> tuple[Output
     else:
         dies = pad_grids([grid for content in contents for grid in content])
         made = time.perf_counter()
-        values = model.session.run(dies, outputs)
+        values = model.graph.run(dies, outputs)
     return values, made, time.perf_counter()
 
 

@@ -16,14 +16,18 @@ from inference import grpc_service_pb2
 
 from services.common.errors import InvalidArgumentError
 from services.common.wafer_map import MAX_SIDE
+from services.predictor.ensemble import Ensemble
 from services.predictor.inference import Wishes
 from services.predictor.model_server import LoadedModel
 from services.predictor.shared_memory import Region, SharedMemory
 from services.predictor.tensors import (
     BYTES,
     DTYPES,
+    LONGEST_SIDE,
     Tensor,
     TensorInfo,
+    check_batch_sizes,
+    checked_shape,
     classified,
     tensor_from_bytes,
     tensor_to_bytes,
@@ -36,7 +40,6 @@ CLASSIFICATION = "classification"
 
 _RESERVED_PREFIX = "triton_"
 _SEQUENCE_PREFIX = "sequence_"
-_LONGEST_SIDE = 2**31 - 1
 _TYPED_FIELDS = {
     "BOOL": "bool_contents",
     "UINT8": "uint_contents",
@@ -104,7 +107,7 @@ def inputs_from_proto(
     parameters = [each.parameters for each in inputs]
     in_message = [index for index, each in enumerate(parameters) if not each or REGION not in each]
     raw = _raw_contents(request.raw_input_contents, inputs, in_message)
-    longest = MAX_SIDE if model.session.takes_wafers else _LONGEST_SIDE
+    longest = MAX_SIDE if model.session.takes_wafers else LONGEST_SIDE
     tensors: dict[str, Tensor] = {}
     position = 0
     for index, (tensor, name) in enumerate(zip(inputs, names, strict=True)):
@@ -116,7 +119,7 @@ def inputs_from_proto(
             raise InvalidArgumentError(
                 f"Expected the data type {info.datatype!r}. Received: {tensor.datatype[:50]!r}.", f"{field}.datatype"
             )
-        shape = _checked_shape(tuple(tensor.shape), info, config.max_batch_size, longest, f"{field}.shape")
+        shape = checked_shape(tuple(tensor.shape), info, config.max_batch_size, longest, f"{field}.shape")
         if parameters[index] and REGION in parameters[index]:
             tensors[name] = _from_region(tensor, shape, shared_memory, field)
         elif raw:
@@ -124,12 +127,8 @@ def inputs_from_proto(
             position += 1
         else:
             tensors[name] = _from_typed(tensor, info.datatype, shape, field)
-    batches = {each.shape[0] for each in tensors.values()} if config.max_batch_size and len(tensors) > 1 else set()
-    if len(batches) > 1:
-        raise InvalidArgumentError(
-            f"Expected inputs with one batch size. Received: {sorted(batches)[:5]} as their first dimensions.",
-            "inputs",
-        )
+    if config.max_batch_size and len(tensors) > 1:
+        check_batch_sizes(tensors.values())
     return tensors
 
 
@@ -218,10 +217,13 @@ def infer_to_proto(
 
 
 def _labels(model: LoadedModel, output: str) -> Sequence[str]:
-    """Returns the names of an output's classes: from its file of labels, or those of the wafer model."""
+    """Returns the names of an output's classes: from its file of labels, or those of the model that gives it."""
     told = model.session.config.labels.get(output)
     if told is not None:
         return told
+    if isinstance(model.session, Ensemble):
+        source = model.session.source(output)
+        return _labels(*source) if source else ()
     return [each.display_name for each in model.session.manifest.classes] if model.session.takes_wafers else ()
 
 
@@ -311,24 +313,6 @@ def _write(wanted: WantedOutput, raw: bytes) -> None:
             field,
         )
     wanted.region.view(wanted.offset, len(raw), field)[:] = raw
-
-
-def _checked_shape(
-    shape: tuple[int, ...], info: TensorInfo, max_batch_size: int, longest: int, field: str
-) -> tuple[int, ...]:
-    """Returns a shape that the model takes."""
-    fits = len(shape) == len(info.shape) and not (max_batch_size and shape[0] > max_batch_size)
-    if fits:
-        for side, expected in zip(shape, info.shape, strict=True):
-            if not 1 <= side <= longest or expected not in (-1, side):
-                fits = False
-    if not fits:
-        batch = f" with 1 to {max_batch_size} elements in the batch" if max_batch_size else ""
-        sides = f", where -1 is 1 to {longest}" if -1 in info.shape[bool(max_batch_size) :] else ""
-        raise InvalidArgumentError(
-            f"Expected the shape {list(info.shape)} of {info.name}{batch}{sides}. Received: {list(shape[:8])}.", field
-        )
-    return shape
 
 
 def _raw_contents(raw: Sequence[bytes], inputs: Sequence[Any], in_message: list[int]) -> Sequence[bytes]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from services.common.errors import ResourceExhaustedError
+from services.common.wafer_map import MAX_SIDE
 from services.predictor.access import Access
 from services.predictor.batching import (
     MAX_BATCH_WAFERS,
@@ -23,11 +25,13 @@ from services.predictor.batching import (
     TensorSize,
     size_of,
 )
+from services.predictor.ensemble import Ensemble
+from services.predictor.model_config import EnsembleStep
 from services.predictor.model_server import LoadedModel
 from services.predictor.response_cache import ResponseCache, key_of
 from services.predictor.spans import Spans
 from services.predictor.statistics import Run
-from services.predictor.tensors import Tensor
+from services.predictor.tensors import LONGEST_SIDE, Tensor, as_received, check_batch_sizes, checked_shape
 from services.predictor.tracing import Tracer
 
 
@@ -47,6 +51,21 @@ class Wishes:
 
 
 NO_WISHES = Wishes()
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """What came of one call.
+
+    Attributes:
+        answer: Outputs by name.
+        started: When it came, seconds of `time.perf_counter`.
+        runs: Runs that it had a part in; none where the cache had the answer.
+    """
+
+    answer: Outputs
+    started: float
+    runs: Sequence[Run]
 
 
 class InferenceRunner:
@@ -97,6 +116,59 @@ class InferenceRunner:
             ResourceExhaustedError: Too many wafers wait.
             DeadlineExceededError: They waited longer than the model's configuration allows.
         """
+        return (await self._wafers(model, grids, outputs, wishes)).answer
+
+    async def infer(
+        self, model: LoadedModel, inputs: Tensors, outputs: Sequence[str], wishes: Wishes = NO_WISHES
+    ) -> Outputs:
+        """Runs one request of tensors and counts it in the model's statistics, and in those of an ensemble's models.
+
+        Args:
+            model: Any model, or an ensemble of some.
+            inputs: All inputs by name, in the shapes of `model.session.config.inputs`.
+            outputs: Names of the outputs wanted.
+            wishes: What else is asked for; the steps of an ensemble ask for the same.
+
+        Returns:
+            Outputs by name, in the shapes of `model.session.config.outputs`.
+
+        Raises:
+            ResourceExhaustedError: Too much waits.
+            DeadlineExceededError: It waited longer than the model's configuration allows.
+            InvalidArgumentError: The graph cannot work with the inputs.
+            FailedPreconditionError: A model of the ensemble is not loaded.
+        """
+        return (await self._infer(model, inputs, outputs, wishes)).answer
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._batcher.close()
+
+    async def _infer(
+        self, model: LoadedModel, inputs: Tensors, outputs: Sequence[str], wishes: Wishes, *, step: bool = False
+    ) -> _Served:
+        if isinstance(model.session, Ensemble):
+            return await self._steps(model, model.session, inputs, outputs, wishes, step=step)
+        if model.session.takes_wafers:
+            # Wafers share runs with those of other sizes.
+            served = await self._wafers(model, list(inputs[model.session.manifest.input]), outputs, wishes, step=step)
+            outside = {name: model.session.outside(name, value) for name, value in served.answer.items()}
+            return replace(served, answer=outside)
+        size = TensorSize.of(inputs, model.session.config.max_batch_size)
+        member = Member(inputs, size, tuple(outputs))
+        return await self._served(
+            model,
+            size.items,
+            outputs,
+            sorted(inputs.items()),
+            wishes,
+            lambda _: self._batched(model, [member], lambda results: results[0], wishes),
+            step=step,
+        )
+
+    async def _wafers(
+        self, model: LoadedModel, grids: Grids, outputs: Sequence[str], wishes: Wishes, *, step: bool = False
+    ) -> _Served:
         most = min(MAX_BATCH_WAFERS, model.session.config.max_batch_size or 1)
         chunks = chunks_of([grid.shape for grid in grids], most)
         members = [
@@ -105,74 +177,100 @@ class InferenceRunner:
         ]
         return await self._served(
             model,
-            members,
-            lambda results: _in_order(chunks, results, outputs),
             len(grids),
+            outputs,
             ((str(index), grid) for index, grid in enumerate(grids)),
             wishes,
+            lambda _: self._batched(model, members, lambda results: _in_order(chunks, results, outputs), wishes),
+            step=step,
         )
 
-    async def run_tensors(
-        self, model: LoadedModel, inputs: Tensors, outputs: Sequence[str], wishes: Wishes = NO_WISHES
-    ) -> Outputs:
-        """Runs one request of tensors and counts it in the model's statistics.
+    async def _steps(
+        self,
+        model: LoadedModel,
+        ensemble: Ensemble,
+        inputs: Tensors,
+        outputs: Sequence[str],
+        wishes: Wishes,
+        *,
+        step: bool,
+    ) -> _Served:
+        items = TensorSize.of(inputs, ensemble.config.max_batch_size).items
 
-        Args:
-            model: Any model.
-            inputs: All inputs by name, in the shapes of `model.session.config.inputs`.
-            outputs: Names of the outputs wanted.
-            wishes: What else is asked for.
+        async def work(started: float) -> tuple[Outputs, Sequence[Run]]:
+            tensors = dict(inputs)
+            done: list[_Served] = []
+            for stage in ensemble.members():
+                taken = [_taken(each, member, tensors) for each, member in stage]
+                calls = [
+                    self._infer(member, given, list(each.outputs), wishes, step=True)
+                    for (each, member), given in zip(stage, taken, strict=True)
+                ]
+                served = [await calls[0]] if len(calls) == 1 else await _together(calls)
+                for (each, _), one in zip(stage, served, strict=True):
+                    tensors |= {tensor: as_received(one.answer[theirs]) for theirs, tensor in each.outputs.items()}
+                done += served
+            run = Run.of_steps(items, started, [(each.started, each.runs) for each in done])
+            model.statistics.executed(run)
+            return {name: tensors[name] for name in outputs}, [run]
 
-        Returns:
-            Outputs by name.
+        return await self._served(model, items, outputs, (), wishes, work, step=step)
 
-        Raises:
-            ResourceExhaustedError: Too much waits.
-            DeadlineExceededError: It waited longer than the model's configuration allows.
-            InvalidArgumentError: The graph cannot work with the inputs.
-        """
-        size = TensorSize.of(inputs, model.session.config.max_batch_size)
-        member = Member(inputs, size, tuple(outputs))
-        return await self._served(
-            model, [member], lambda results: results[0], size.items, sorted(inputs.items()), wishes
-        )
-
-    def close(self) -> None:
-        """Ends the threads."""
-        self._batcher.close()
-
-    async def _served(
+    async def _batched(
         self,
         model: LoadedModel,
         members: list[Member],
         join: Callable[[list[Outputs]], Outputs],
+        wishes: Wishes,
+    ) -> tuple[Outputs, Sequence[Run]]:
+        """Returns the answer of the members of one call, and their runs."""
+        if members:
+            self._batcher.submit(model, members, wishes.priority, wishes.timeout_us)
+        # Most calls are one member, which needs nothing that gathers.
+        answer = join(
+            [await members[0].answer]
+            if len(members) == 1
+            else await asyncio.gather(*(member.answer for member in members))
+        )
+        return answer, [member.run for member in members if member.run is not None]
+
+    async def _served(
+        self,
+        model: LoadedModel,
         items: int,
+        outputs: Sequence[str],
         named: Iterable[tuple[str, Tensor]],
         wishes: Wishes,
-    ) -> Outputs:
-        """Returns the answer of one call, out of the cache or from the model, and counts it."""
-        self._access.admit(model.name, items)
+        work: Callable[[float], Awaitable[tuple[Outputs, Sequence[Run]]]],
+        *,
+        step: bool = False,
+    ) -> _Served:
+        """Returns the answer of one call, out of the cache or from the model, and counts it.
+
+        Args:
+            model: The model.
+            items: Elements of the batch.
+            outputs: Names of the outputs wanted.
+            named: All inputs in an order of their own, for the cache.
+            wishes: What else is asked for.
+            work: Makes the answer of a request that came at that time.
+            step: Whether it is a step of an ensemble, which was admitted as a whole.
+        """
+        if not step:
+            self._access.admit(model.name, items)
         start = time.perf_counter()
         traced, spanned = self._tracer.wants(model.name), self._spans.wants()
-        runs: list[Run] = []
-        cached = bool(members) and model.session.config.response_cache and self._cache.keeps
+        runs: Sequence[Run] = ()
+        cached = bool(items) and model.session.config.response_cache and self._cache.keeps
         try:
-            key = key_of(model.serial, members[0].outputs, named) if cached else b""
+            key = key_of(model.serial, outputs, named) if cached else b""
             answer = self._cache.get(key) if cached else None
             looked_s = time.perf_counter() - start
             if answer is not None:
                 model.statistics.cache_hits.add(looked_s)
             else:
-                with self._admitted(items):
-                    if members:
-                        self._batcher.submit(model, members, wishes.priority, wishes.timeout_us)
-                    # Most calls are one member, which needs nothing that gathers.
-                    answer = join(
-                        [await members[0].answer]
-                        if len(members) == 1
-                        else await asyncio.gather(*(member.answer for member in members))
-                    )
-                runs = [member.run for member in members if member.run is not None]
+                with contextlib.nullcontext() if step else self._admitted(items):
+                    answer, runs = await work(start)
                 if cached:
                     keeping = time.perf_counter()
                     self._cache.put(key, answer)
@@ -180,14 +278,16 @@ class InferenceRunner:
         except BaseException as error:
             model.statistics.failed(time.perf_counter() - start)
             if spanned:
-                self._spans.add(model.name, model.version, items, start, runs, error)
+                self._spans.add(model.name, model.version, items, start, (), error)
             raise
         model.statistics.succeeded(items, time.perf_counter() - start, start, runs)
+        # The parts of an ensemble's run are sums, not moments: its steps tell theirs.
+        moments = () if isinstance(model.session, Ensemble) else runs
         if traced:
-            self._tracer.write(model.name, model.version, wishes.request_id, start, runs)
+            self._tracer.write(model.name, model.version, wishes.request_id, start, moments)
         if spanned:
-            self._spans.add(model.name, model.version, items, start, runs)
-        return answer
+            self._spans.add(model.name, model.version, items, start, moments)
+        return _Served(answer, start, runs)
 
     @contextlib.contextmanager
     def _admitted(self, wafers: int) -> Iterator[None]:
@@ -224,6 +324,30 @@ def chunks_of(shapes: Sequence[tuple[int, ...]], most: int = MAX_BATCH_WAFERS) -
         chunks[-1].append(index)
         size = size.with_more(wafer)
     return chunks
+
+
+def _taken(step: EnsembleStep, model: LoadedModel, tensors: Tensors) -> Tensors:
+    """Returns the inputs of a step, checked as those of a caller are: a graph may have answered in any shape."""
+    most = model.session.config.max_batch_size
+    longest = MAX_SIDE if model.session.takes_wafers else LONGEST_SIDE
+    inputs = {theirs: tensors[tensor] for theirs, tensor in step.inputs.items()}
+    for name, tensor in inputs.items():
+        checked_shape(
+            tensor.shape, model.session.taken[name], most, longest, f"ensemble_scheduling.{model.name}.{name}"
+        )
+    if most:
+        check_batch_sizes(inputs.values())
+    return inputs
+
+
+async def _together(calls: Sequence[Coroutine[Any, Any, _Served]]) -> list[_Served]:
+    """Returns the answers of calls that run side by side; when one fails, the others end with it."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 def _in_order(chunks: list[list[int]], results: Sequence[Outputs], outputs: Sequence[str]) -> Outputs:

@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from inference import grpc_service_pb2
 
 from services.common.errors import InvalidArgumentError
-from services.predictor.config_converters import PLATFORM, config_from_bytes
+from services.predictor.config_converters import config_from_bytes
 from services.predictor.log_settings import Value
 from services.predictor.model_server import IndexEntry, LoadedModel
 from services.predictor.model_sources import FILE_PREFIX
 from services.predictor.shared_memory import Region
 from services.predictor.statistics import Durations
 from services.predictor.tensors import TensorInfo
+
+UNLOAD_DEPENDENTS = "unload_dependents"
 
 _MAX_VERSION = 999_999_999
 
@@ -50,7 +52,7 @@ def metadata_to_proto(model: LoadedModel, versions: Sequence[int]) -> grpc_servi
     return grpc_service_pb2.ModelMetadataResponse(
         name=model.name,
         versions=[str(each) for each in sorted(versions)],
-        platform=PLATFORM,
+        platform=config_from_bytes(config.message).platform,
         inputs=tensors(config.inputs),
         outputs=tensors(config.outputs),
     )
@@ -98,17 +100,21 @@ def load_parameters_from_proto(
     return override, files
 
 
-def check_unload_parameters(request: grpc_service_pb2.RepositoryModelUnloadRequest) -> None:
-    """Refuses parameters that are not known here; no model depends on another.
+def unload_parameters_from_proto(request: grpc_service_pb2.RepositoryModelUnloadRequest) -> bool:
+    """Returns whether the models of an ensemble are to be unloaded with it.
 
     Raises:
-        InvalidArgumentError: There is no such parameter.
+        InvalidArgumentError: There is no such parameter, or it is of another type.
     """
-    unknown = sorted(set(request.parameters) - {"unload_dependents"})
-    if unknown:
-        raise InvalidArgumentError(
-            f"Expected no parameter but unload_dependents. Received: {unknown[:10]}.", "parameters"
-        )
+    for name, parameter in request.parameters.items():
+        choice = parameter.WhichOneof("parameter_choice")
+        if name != UNLOAD_DEPENDENTS or choice != "bool_param":
+            raise InvalidArgumentError(
+                f"Expected no parameter but {UNLOAD_DEPENDENTS} with a truth value. Received: {name[:100]!r} with "
+                f"{choice or 'nothing'}.",
+                "parameters",
+            )
+    return UNLOAD_DEPENDENTS in request.parameters and request.parameters[UNLOAD_DEPENDENTS].bool_param
 
 
 def statistics_to_proto(model: LoadedModel) -> grpc_service_pb2.ModelStatistics:

@@ -91,7 +91,10 @@ class KServeServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     ) -> grpc_service_pb2.ModelReadyResponse:
         """Tells whether a model serves; one that does not exist does not."""
         version = converters.version_from_text(request.version)
-        ready = any(version in (0, each) for each in self._versions(request.name))
+        ready = any(
+            each.name == request.name and version in (0, each.version) and not each.fault
+            for each in self._models.loaded()
+        )
         return grpc_service_pb2.ModelReadyResponse(ready=ready)
 
     async def ServerMetadata(
@@ -175,11 +178,12 @@ class KServeServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     async def RepositoryModelUnload(
         self, request: grpc_service_pb2.RepositoryModelUnloadRequest, context: _Context = None
     ) -> grpc_service_pb2.RepositoryModelUnloadResponse:
-        """Takes a model out of service."""
+        """Takes a model out of service, and the models of an ensemble with it where the caller says so."""
         _check_repository(request.repository_name)
         check_manager()
-        converters.check_unload_parameters(request)
-        await asyncio.to_thread(self._models.unload, checked_model_id(request.model_name))
+        dependents = converters.unload_parameters_from_proto(request)
+        name = checked_model_id(request.model_name)
+        await asyncio.to_thread(self._models.unload, name, dependents=dependents)
         return grpc_service_pb2.RepositoryModelUnloadResponse()
 
     async def SystemSharedMemoryStatus(
@@ -255,12 +259,7 @@ class KServeServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         inputs = infer_converters.inputs_from_proto(request, model, self._shared_memory)
         wanted = infer_converters.outputs_from_proto(request, model, self._shared_memory)
         names = [each.name for each in wanted]
-        if model.session.takes_wafers:
-            # Wafers share runs with those of other sizes.
-            dies = await self._runner.run(model, list(inputs[model.session.manifest.input]), names, wishes)
-            values = {name: model.session.outside(name, value) for name, value in dies.items()}
-        else:
-            values = await self._runner.run_tensors(model, inputs, names, wishes)
+        values = await self._runner.infer(model, inputs, names, wishes)
         return infer_converters.infer_to_proto(request, model, wanted, values)
 
 

@@ -166,6 +166,27 @@ class Warmup:
     inputs: Mapping[str, WarmupInput]
 
 
+@dataclass(frozen=True, slots=True)
+class EnsembleStep:
+    """One step of an ensemble.
+
+    Attributes:
+        model: Name of the model that it runs.
+        version: Its version; 0 is the newest that serves.
+        inputs: Names of the ensemble's tensors by those of the model's inputs.
+        outputs: Names of the ensemble's tensors by those of the model's outputs.
+    """
+
+    model: str
+    version: int
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
+Stages = tuple[tuple[EnsembleStep, ...], ...]
+"""Steps of an ensemble in the order of their work; those of one stage do not need each other."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingConfig:
     """How one version is served.

@@ -6,7 +6,7 @@ import itertools
 import logging
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -20,7 +20,9 @@ from services.common.errors import (
 from services.common.model_repository import ModelRepository, checked_model_id
 from services.predictor.canary import Outcome, Trial
 from services.predictor.config_converters import WrittenConfig
+from services.predictor.config_fields import wrong
 from services.predictor.cores import usable_cores
+from services.predictor.ensemble import Ensemble
 from services.predictor.model_config import CanaryRules, ModelControl, VersionPolicy
 from services.predictor.model_sources import ModelSource, ModelSources, Stamp, sent_source
 from services.predictor.session import ModelSession
@@ -54,10 +56,22 @@ class LoadedModel:
 
     name: str
     version: int
-    session: ModelSession
+    session: ModelSession | Ensemble
     statistics: ModelStatistics = field(default_factory=ModelStatistics)
     stamp: Stamp = ()
     serial: int = field(default_factory=lambda: next(_serial))
+
+    @property
+    def graph(self) -> ModelSession:
+        """What runs it; only what has a graph comes into a queue."""
+        if isinstance(self.session, Ensemble):
+            raise TypeError(f"expected a model with a graph, received the ensemble {self.name}")
+        return self.session
+
+    @property
+    def fault(self) -> str:
+        """Why it cannot be run although it is loaded, which happens to ensembles; empty where it can."""
+        return self.session.fault if isinstance(self.session, Ensemble) else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,19 +137,23 @@ class ModelServer:
 
         In the place of a newest version that cannot be served comes the one before it.
         """
-        for name in self._sources.names():
+        for name in self._ensembles_last(self._sources.names()):
             self._load_what_can_be(name)
         self.ready = True
 
     def poll(self) -> None:
         """Loads what has changed in the repository since the last look, and unloads what has gone from it."""
-        names = self._sources.names()
+        names = self._ensembles_last(self._sources.names())
+        changed = False
         for name in names:
             source = self._sources.source(name)
             seen = tuple((version, source.stamp(version)) for version in source.versions)
-            if self._polled.get(name) != seen:
+            # What an ensemble lacked may have come.
+            waits = changed and name not in self._loaded and self._sources.is_ensemble(name)
+            if waits or self._polled.get(name) != seen:
                 self._polled[name] = seen
                 self._load_what_can_be(name)
+                changed = True
         for name in set(self._loaded) - set(names):
             with self._one_at_a_time:
                 self._loaded.pop(name, None)
@@ -144,6 +162,8 @@ class ModelServer:
 
     def load(self, name: str, override: str = "", files: Mapping[str, bytes] | None = None) -> LoadedModel:
         """Loads the versions that a model's policy names beside those in service, and then takes their place.
+
+        The models that the steps of an ensemble run are loaded before it, where they are not in service.
 
         Args:
             name: Name of the model.
@@ -157,7 +177,8 @@ class ModelServer:
             NotFoundError: There is no such model.
             DataLossError: A version is damaged; those in service stay, and the index says why.
             InvalidArgumentError: The configuration is wrong; those in service stay.
-            FailedPreconditionError: Callers do not decide what this server loads.
+            FailedPreconditionError: Callers do not decide what this server loads, or a model of an ensemble cannot be
+                loaded.
         """
         self._check_control()
         if files:
@@ -165,11 +186,12 @@ class ModelServer:
                 return self._load(source)
         return self._load(self._sources.source(name, override))
 
-    def unload(self, name: str) -> None:
+    def unload(self, name: str, *, dependents: bool = False) -> None:
         """Takes a model out of service. Running calls end with it.
 
         Args:
             name: Name of the model.
+            dependents: Whether the models of an ensemble go with it, but for those that another ensemble runs.
 
         Raises:
             NotFoundError: There is no such model.
@@ -177,10 +199,17 @@ class ModelServer:
         """
         self._check_control()
         with self._one_at_a_time:
-            if self._loaded.pop(name, None) is None and not self._sources.versions(checked_model_id(name)):
+            if name not in self._loaded and not self._sources.versions(checked_model_id(name)):
                 raise NotFoundError("model", name)
-            self.trials.pop(name, None)
-        logger.info("unloaded a model", extra={"model": name})
+            going = [name]
+            while going:
+                gone = going.pop()
+                versions = self._loaded.pop(gone, {})
+                self.trials.pop(gone, None)
+                logger.info("unloaded a model", extra={"model": gone})
+                if dependents:
+                    needed = {each for model in self.loaded() for each in _members(model)}
+                    going += {each for model in versions.values() for each in _members(model)} - needed
 
     def get(self, name: str, version: int = 0) -> LoadedModel:
         """Returns a loaded model.
@@ -219,11 +248,13 @@ class ModelServer:
 
     def index(self) -> list[IndexEntry]:
         """Returns every version in the repository and in service, by name, newest first."""
-        loaded = {(each.name, each.version) for each in self.loaded()}
+        loaded = {(each.name, each.version): each.fault for each in self.loaded()}
         published = {(name, version) for name in self._sources.names() for version in self._sources.versions(name)}
         entries = []
-        for name, version in sorted(loaded | published, key=lambda each: (each[0], -each[1])):
-            if (name, version) in loaded:
+        for name, version in sorted(loaded.keys() | published, key=lambda each: (each[0], -each[1])):
+            if fault := loaded.get((name, version)):
+                entries.append(IndexEntry(name, version, ModelState.UNAVAILABLE, fault))
+            elif (name, version) in loaded:
                 entries.append(IndexEntry(name, version, ModelState.READY))
             elif (name, version) in self._loading:
                 entries.append(IndexEntry(name, version, ModelState.LOADING))
@@ -245,6 +276,7 @@ class ModelServer:
         try:
             source = self._sources.source(name)
             config = source.config()
+            self._load_members(name, config)
         except TeachwaferError as error:
             for version in self._sources.versions(name):
                 self._rejected[name, version] = error.message
@@ -271,6 +303,7 @@ class ModelServer:
     def _load(self, source: ModelSource) -> LoadedModel:
         try:
             config = source.config()
+            self._load_members(source.name, config)
         except TeachwaferError as error:
             self._rejected[source.name, source.versions[-1]] = error.message
             raise
@@ -280,6 +313,38 @@ class ModelServer:
             fresh = {version: self._opened(source, version, config) for version in versions}
             self._serve(source.name, fresh, None, config)
         return fresh[versions[0]]
+
+    def _load_members(self, name: str, config: WrittenConfig, above: tuple[str, ...] = ()) -> None:
+        """Loads the models that an ensemble runs and that are not in service.
+
+        Args:
+            name: Name of the ensemble.
+            config: Its configuration; one without steps needs nothing.
+            above: Ensembles that this one is a step of.
+        """
+        path = (*above, name)
+        for member in config.members:
+            if member in path:
+                raise wrong(name, "steps that do not lead back to it", " -> ".join([*path, member]))
+            serving = next(iter(self._loaded.get(member, {}).values()), None)
+            if serving is not None:
+                if isinstance(serving.session, Ensemble):
+                    self._load_members(member, serving.session.written, path)
+                continue
+            try:
+                source = self._sources.source(member)
+                self._load_members(member, source.config(), path)
+                self._load(source)
+            except TeachwaferError as error:
+                raise FailedPreconditionError(
+                    f"Expected the model {member}, which a step of the ensemble {name} runs, to be one that can be "
+                    f"loaded. Received: {error.message}",
+                    subject=member,
+                    reason="NO_ENSEMBLE_MEMBER",
+                ) from error
+
+    def _ensembles_last(self, names: Iterable[str]) -> list[str]:
+        return sorted(names, key=self._sources.is_ensemble)
 
     def _rules(self, config: WrittenConfig) -> CanaryRules:
         return replace(self._canary, **config.canary)
@@ -343,10 +408,12 @@ class ModelServer:
         stamp = source.stamp(version)
         serving = self._loaded.get(source.name, {}).get(version)
         if serving is not None and stamp and serving.stamp == stamp:
+            if fault := serving.fault:
+                raise FailedPreconditionError(fault, subject=source.name, reason="NO_ENSEMBLE_MEMBER")
             return serving
         self._loading.add(key)
         try:
-            model = LoadedModel(source.name, version, _session(source, version, config), stamp=stamp)
+            model = LoadedModel(source.name, version, self._session(source, version, config), stamp=stamp)
         except TeachwaferError as error:
             self._rejected[key] = error.message
             raise
@@ -364,6 +431,25 @@ class ModelServer:
         )
         return model
 
+    def _session(self, source: ModelSource, version: int, config: WrittenConfig) -> ModelSession | Ensemble:
+        """Loads a version; whatever is wrong with it ends in one of our errors, so that it harms no other model."""
+        try:
+            if config.stages:
+                return Ensemble(source.name, config, self.get)
+            return source.open(version, config)
+        except TeachwaferError:
+            raise
+        except Exception as error:
+            raise DataLossError(
+                f"Expected a version that can be read and run. Received from {source.name} version {version}: "
+                f"{type(error).__name__}: {str(error)[:500]}. Restore its files or publish the model again."
+            ) from error
+
+
+def _members(model: LoadedModel) -> list[str]:
+    """Returns the names of the models that an ensemble runs; none of a graph."""
+    return model.session.written.members if isinstance(model.session, Ensemble) else []
+
 
 def _chosen(policy: VersionPolicy, source: ModelSource) -> list[int]:
     """Returns the versions that a policy names, newest first."""
@@ -376,19 +462,6 @@ def _chosen(policy: VersionPolicy, source: ModelSource) -> list[int]:
             f"Received: {list(source.versions)[:20]}. Publish one, or change the policy.",
         )
     return list(reversed(versions[-policy.latest :]))
-
-
-def _session(source: ModelSource, version: int, config: WrittenConfig) -> ModelSession:
-    """Loads a version; whatever is wrong with it ends in one of our errors, so that it harms no other model."""
-    try:
-        return source.open(version, config)
-    except TeachwaferError:
-        raise
-    except Exception as error:
-        raise DataLossError(
-            f"Expected a version that can be read and run. Received from {source.name} version {version}: "
-            f"{type(error).__name__}: {str(error)[:500]}. Restore its files or publish the model again."
-        ) from error
 
 
 def _tell(name: str, version: int, error: TeachwaferError) -> None:

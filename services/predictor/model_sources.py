@@ -103,6 +103,10 @@ class ModelSources:
             return []
         return sorted(path.name for path in root.iterdir() if path.is_dir() and self._versions(path))
 
+    def is_ensemble(self, name: str) -> bool:
+        """Returns whether the configuration of a model speaks of the steps of an ensemble."""
+        return _speaks_of_steps(self.repository.root / name)
+
     def source(self, name: str, override: str = "") -> ModelSource:
         """Returns a model.
 
@@ -130,7 +134,8 @@ class ModelSources:
         return sorted(
             int(path.name)
             for path in folder.iterdir()
-            if _VERSION.fullmatch(path.name) and path.is_dir() and any(path.iterdir())
+            # A version of an ensemble has no file; any other folder without one is none.
+            if _VERSION.fullmatch(path.name) and path.is_dir() and (any(path.iterdir()) or _speaks_of_steps(folder))
         )
 
 
@@ -174,6 +179,13 @@ def sent_source(name: str, override: str, files: Mapping[str, bytes]) -> Iterato
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
         yield ModelSource(name, folder, tuple(sorted(versions)), override)
+
+
+def _speaks_of_steps(folder: Path) -> bool:
+    try:
+        return b"ensemble_scheduling" in (folder / CONFIG_FILE).read_bytes()
+    except OSError:
+        return False
 
 
 def _stamp(path: Path) -> tuple[str, int, int] | None:

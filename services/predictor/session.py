@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from services.common.errors import (
     DataLossError,
-    FailedPreconditionError,
     InvalidArgumentError,
     ResourceExhaustedError,
 )
@@ -22,6 +21,7 @@ from services.common.model_manifest import ModelManifest
 from services.common.model_repository import ModelRepository
 from services.predictor.config_converters import WrittenConfig, completed, read_config
 from services.predictor.model_config import CPU, CUDA, TENSORRT, Execution, Options, Warmup
+from services.predictor.served_model import ServedModel
 from services.predictor.tensors import BF16, BYTES, DTYPES, Tensor, TensorInfo, tensor_from_bytes
 
 PROBABILITIES, NOVELTY, EMBEDDING, HEAT = "probabilities", "novelty", "embedding", "heat"
@@ -62,7 +62,7 @@ _LEVELS = {
 logger = logging.getLogger(__name__)
 
 
-class ModelSession:
+class ModelSession(ServedModel):
     """A model that can be run from any thread; one of wafers has repeated its golden batch.
 
     Args:
@@ -72,12 +72,8 @@ class ModelSession:
         manifest: What is known of a model of wafers. None: any other graph.
 
     Attributes:
-        provider: What runs it, as "CPUExecutionProvider".
         inputs: Inputs of its graph.
         outputs: Outputs of its graph.
-        config: How it is served.
-        taken: What callers send, by name.
-        answered: What callers get, by name.
 
     Raises:
         DataLossError: Its files are damaged, its graph is not what its manifest says or it does not repeat its golden
@@ -88,7 +84,7 @@ class ModelSession:
     def __init__(self, name: str, folder: Path, written: WrittenConfig, manifest: ModelManifest | None = None) -> None:
         self._manifest = manifest
         self._session = _open(name, folder / written.model_file, written.execution)
-        self.provider: str = self._session.get_providers()[0]
+        provider: str = self._session.get_providers()[0]
         self.inputs = [_info(each) for each in self._session.get_inputs()]
         self.outputs = [_info(each) for each in self._session.get_outputs()]
         self._graph_outputs = {each.name: each for each in self.outputs}
@@ -97,10 +93,8 @@ class ModelSession:
         if manifest is not None:
             self._dies = manifest.input
             self._check_graph(manifest)
-            self._check_golden(folder / manifest.golden)
-        self.config = completed(name, written, self.inputs, self.outputs)
-        self.taken = {each.name: each for each in self.config.inputs}
-        self.answered = {each.name: each for each in self.config.outputs}
+            self._check_golden(folder / manifest.golden, provider)
+        super().__init__(provider, completed(name, written, self.inputs, self.outputs))
         for warmup in self.config.warmups:
             self._warm_up(name, warmup, folder.parent / WARMUP_FOLDER)
 
@@ -127,18 +121,7 @@ class ModelSession:
         Raises:
             FailedPreconditionError: It is any other graph.
         """
-        if self._manifest is None:
-            raise self.no_wafers()
-        return self._manifest
-
-    @staticmethod
-    def no_wafers() -> FailedPreconditionError:
-        """Returns the error of a call that needs a model of wafers and names another graph."""
-        return FailedPreconditionError(
-            "Expected a model of wafers, published with a manifest. Received: another graph, which ModelInfer of "
-            "inference.GRPCInferenceService runs. Call that, or name a model that was taught here.",
-            reason="NO_WAFER_MODEL",
-        )
+        return super().manifest if self._manifest is None else self._manifest
 
     def run(self, dies: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Runs a model of wafers; computes no output that is not asked for.
@@ -255,7 +238,7 @@ class ModelSession:
                 reason="WRONG_GRAPH",
             )
 
-    def _check_golden(self, path: Path) -> None:
+    def _check_golden(self, path: Path, provider: str) -> None:
         """Raises DataLossError unless the model answers here what it answered where it was exported."""
         try:
             with np.load(path, allow_pickle=False) as golden:
@@ -269,7 +252,7 @@ class ModelSession:
         if received.shape != expected.shape or not np.all(np.abs(received - expected) <= GOLDEN_TOLERANCE):
             raise DataLossError(
                 f"Expected the answers of the golden batch within {GOLDEN_TOLERANCE:g}. Received others from "
-                f"{self.provider}. Publish the model again, or serve it with the onnxruntime that it was made for.",
+                f"{provider}. Publish the model again, or serve it with the onnxruntime that it was made for.",
                 reason="GOLDEN_BATCH_DIFFERS",
             )
 

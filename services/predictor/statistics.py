@@ -51,6 +51,20 @@ class Run:
     inferred: float
     ended: float
 
+    @classmethod
+    def of_steps(cls, size: int, started: float, steps: Sequence[tuple[float, Sequence[Run]]]) -> Run:
+        """Returns the run of an ensemble: each part is as long as those of its steps together, as Triton counts them.
+
+        Args:
+            size: Elements of the batch.
+            started: When the request for the ensemble came.
+            steps: When the request for each step came, and the runs that it had a part in.
+        """
+        moments = [started]
+        for part in zip(*(_parts(*step) for step in steps), strict=True):
+            moments.append(moments[-1] + sum(part))
+        return cls(size, *moments[1:])
+
 
 @dataclass(slots=True)
 class BatchDurations:
@@ -130,11 +144,9 @@ class ModelStatistics:
             self.queue.add(0.0)
             return
         self.wafers += wafers
-        # A large request is several runs, some of them side by side: its parts are those of the longest.
-        self.queue.add(min(run.begun for run in runs) - started)
-        self.compute_input.add(max(run.made - run.begun for run in runs))
-        self.compute_infer.add(max(run.inferred - run.made for run in runs))
-        self.compute_output.add(max(run.ended - run.inferred for run in runs))
+        parts = (self.queue, self.compute_input, self.compute_infer, self.compute_output)
+        for each, part in zip(parts, _parts(started, runs), strict=True):
+            each.add(part)
 
     def failed(self, seconds: float) -> None:
         """Counts a request that ended in an error."""
@@ -145,3 +157,16 @@ class ModelStatistics:
     def latency_ms_p50(self) -> float:
         """Median time of the last 1,000 answered requests, milliseconds; 0 before the first."""
         return median(self._latencies) * 1000 if self._latencies else 0.0
+
+
+def _parts(started: float, runs: Sequence[Run]) -> tuple[float, float, float, float]:
+    """Returns how long a request waited, and how long its inputs, its runs and its outputs took, seconds."""
+    if not runs:
+        return 0.0, 0.0, 0.0, 0.0
+    # A large request is several runs, some of them side by side: its parts are those of the longest.
+    return (
+        min(run.begun for run in runs) - started,
+        max(run.made - run.begun for run in runs),
+        max(run.inferred - run.made for run in runs),
+        max(run.ended - run.inferred for run in runs),
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,10 @@ DTYPES: dict[str, np.dtype[Any]] = {
     BYTES: np.dtype(np.object_),
 }
 """NumPy's type of each data type. BYTES: objects of `bytes`."""
+
+
+LONGEST_SIDE = 2**31 - 1
+"""Largest dimension of a tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,55 @@ def tensor_to_bytes(tensor: Tensor, datatype: str) -> bytes:
         encoded = element if isinstance(element, bytes) else str(element).encode()
         parts += [struct.pack("<I", len(encoded)), encoded]
     return b"".join(parts)
+
+
+def as_received(tensor: Tensor) -> Tensor:
+    """Returns an output of a graph as an input would come from a caller: strings as `bytes`."""
+    if not tensor.dtype.hasobject:
+        return tensor
+    encoded = np.empty(tensor.shape, np.object_)
+    for index, each in np.ndenumerate(tensor):
+        encoded[index] = each if isinstance(each, bytes) else str(each).encode()
+    return encoded
+
+
+def checked_shape(
+    shape: tuple[int, ...], info: TensorInfo, max_batch_size: int, longest: int, field: str
+) -> tuple[int, ...]:
+    """Returns a shape that a model takes.
+
+    Args:
+        shape: Shape of an input.
+        info: What the model takes there.
+        max_batch_size: Most elements of a batch; 0 where the first dimension is none of a batch.
+        longest: Largest dimension that is allowed where any goes.
+        field: Where in the request it is.
+
+    Raises:
+        InvalidArgumentError: The model does not take it.
+    """
+    fits = len(shape) == len(info.shape) and not (max_batch_size and shape[0] > max_batch_size)
+    if fits:
+        for side, expected in zip(shape, info.shape, strict=True):
+            if not 1 <= side <= longest or expected not in (-1, side):
+                fits = False
+    if not fits:
+        batch = f" with 1 to {max_batch_size} elements in the batch" if max_batch_size else ""
+        sides = f", where -1 is 1 to {longest}" if -1 in info.shape[bool(max_batch_size) :] else ""
+        raise InvalidArgumentError(
+            f"Expected the shape {list(info.shape)} of {info.name}{batch}{sides}. Received: {list(shape[:8])}.", field
+        )
+    return shape
+
+
+def check_batch_sizes(tensors: Iterable[Tensor]) -> None:
+    """Raises InvalidArgumentError unless the first dimensions of tensors are the same."""
+    batches = {each.shape[0] for each in tensors}
+    if len(batches) > 1:
+        raise InvalidArgumentError(
+            f"Expected inputs with one batch size. Received: {sorted(batches)[:5]} as their first dimensions.",
+            "inputs",
+        )
 
 
 def byte_size(tensor: Tensor, datatype: str) -> int:

@@ -47,6 +47,20 @@ def add_failing(root: Path, name: str, version: int = 1) -> Path:
     return _add(root, name, "", version, [node], "FP32", ["n", 3], ["n", 3], [columns])
 
 
+def add_pair(root: Path, name: str, config: str = "") -> Path:
+    """Adds a model that answers in `y` (n, 3) FP32 what it got in `a` (n, 3), less `b` (n, 3); returns its folder."""
+    node = helper.make_node("Sub", ["a", "b"], ["y"])
+    return _add(root, name, config, 1, [node], "FP32", ["n", 3], ["n", 3], inputs=("a", "b"))
+
+
+def add_ensemble(root: Path, name: str, config: str) -> Path:
+    """Adds an ensemble, whose version is an empty folder; returns its folder."""
+    folder = root / name
+    (folder / "1").mkdir(parents=True)
+    (folder / "config.pbtxt").write_text(config)
+    return folder
+
+
 def add_sum(root: Path, name: str, config: str = "") -> Path:
     """Adds a model that takes no batches: `y` (2, 2) FP32 is `x` (2, 2) plus itself; returns its folder."""
     node = helper.make_node("Add", ["x", "x"], ["y"])
@@ -63,12 +77,13 @@ def _add(
     input_shape: Sequence[int | str],
     output_shape: Sequence[int | str],
     constants: Sequence[onnx.TensorProto] = (),
+    inputs: Sequence[str] = ("x",),
 ) -> Path:
     kind = ONNX_TYPES[datatype]
     graph = helper.make_graph(
         nodes,
         name,
-        [helper.make_tensor_value_info("x", kind, input_shape)],
+        [helper.make_tensor_value_info(each, kind, input_shape) for each in inputs],
         [helper.make_tensor_value_info("y", kind, output_shape)],
         constants,
     )

@@ -2,7 +2,8 @@
 
 python tritonclient_tour.py grpc|http HOST:PORT
 
-The server has the models `tiny` (wafers), `plus` (x FP32 (n, 3) plus 1) and `text` (BYTES as they are).
+The server has the models `tiny` (wafers), `plus` (x FP32 (n, 3) plus 1) and `text` (BYTES as they are), and the
+ensemble `twice` (`plus` and `plus` again).
 """
 
 import json
@@ -131,6 +132,14 @@ def main(protocol, address):
     index = client.get_model_repository_index(**as_json)
     index = index["models"] if protocol == "grpc" else index
     seen["index"] = [[each["name"], each["version"], each["state"]] for each in index]
+    seen["ensemble"] = [
+        client.infer("twice", [x]).as_numpy("y").tolist(),
+        client.get_model_metadata("twice", **as_json)["platform"],
+    ]
+    client.unload_model("twice", unload_dependents=True)
+    seen["unloaded_with_ensemble"] = [client.is_model_ready("twice"), client.is_model_ready("plus")]
+    client.load_model("twice")
+    seen["loaded_with_ensemble"] = [client.is_model_ready("twice"), client.is_model_ready("plus")]
     client.unload_model("plus")
     seen["unloaded"] = client.is_model_ready("plus")
     client.load_model("plus", config='{"max_batch_size": 2}')

@@ -87,11 +87,11 @@ async def test_a_policy_of_versions_that_there_are_not_is_refused(serve: Serve, 
 
 async def test_a_wrong_configuration_is_told_and_what_serves_stays(serve: Serve, tmp_path: Path) -> None:
     folder = add_plus(tmp_path / "models", "plus")
-    add_plus(tmp_path / "models", "other", config="ensemble_scheduling { }")
+    add_plus(tmp_path / "models", "other", config="model_operations { op_library_filename: 'x.so' }")
     async with serve() as server:
         index = await server.kserve.RepositoryIndex(kserve.RepositoryIndexRequest())
         reasons = {each.name: each.reason for each in index.models}
-        assert "ensembles" in reasons["other"]
+        assert "custom operators" in reasons["other"]
         (folder / "config.pbtxt").write_text("sequence_batching { }")
         with pytest.raises(InvalidArgumentError, match="state"):
             await server.kserve.RepositoryModelLoad(kserve.RepositoryModelLoadRequest(model_name="plus"))

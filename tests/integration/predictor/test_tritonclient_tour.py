@@ -9,12 +9,21 @@ from pathlib import Path
 import pytest
 
 from services.common.model_repository import ModelRepository
-from tests.helpers.onnx_models import add_identity, add_plus
+from tests.helpers.onnx_models import add_ensemble, add_identity, add_plus
 from tests.helpers.processes import service_process
 from tests.helpers.tiny_model import publish_tiny_model
 from tests.helpers.tritonclient_venv import tritonclient_python
 
 SCRIPT = Path(__file__).parents[2] / "helpers" / "tritonclient_tour.py"
+TWICE = """
+    platform: "ensemble" max_batch_size: 4
+    input [ { name: "x" data_type: TYPE_FP32 dims: [ 3 ] } ]
+    output [ { name: "y" data_type: TYPE_FP32 dims: [ 3 ] } ]
+    ensemble_scheduling { step [
+      { model_name: "plus" model_version: -1 input_map { key: "x" value: "x" } output_map { key: "y" value: "z" } },
+      { model_name: "plus" model_version: -1 input_map { key: "x" value: "z" } output_map { key: "y" value: "y" } }
+    ] }
+"""
 PLUS = [[2.0, 3.0, 4.0]]
 CODES = {
     "grpc": {
@@ -33,6 +42,7 @@ def test_the_published_client_gets_what_it_asks_for(tmp_path: Path, protocol: st
     publish_tiny_model(ModelRepository(home / "models"), "tiny", tmp_path)
     add_plus(home / "models", "plus")
     add_identity(home / "models", "text", "BYTES")
+    add_ensemble(home / "models", "twice", TWICE)
     with service_process("services.predictor", home) as service:
         service.wait_serving()
         finished = subprocess.run(
@@ -76,7 +86,10 @@ def test_the_published_client_gets_what_it_asks_for(tmp_path: Path, protocol: st
         "trace": ["1"],
         "log": 1,
         "statistics": ["plus", True],
-        "index": [["plus", "1", "READY"], ["text", "1", "READY"], ["tiny", "1", "READY"]],
+        "index": [["plus", "1", "READY"], ["text", "1", "READY"], ["tiny", "1", "READY"], ["twice", "1", "READY"]],
+        "ensemble": [[[3.0, 4.0, 5.0]], "ensemble"],
+        "unloaded_with_ensemble": [False, False],
+        "loaded_with_ensemble": [True, True],
         "unloaded": False,
         "override": 2,
     }

@@ -32,6 +32,10 @@ class GatedModel:
             ),
         )
 
+    @property
+    def graph(self) -> SimpleNamespace:
+        return self.session
+
     def _run(self, dies, outputs):
         self.runs.append(len(dies))
         self._log.append(self._name)

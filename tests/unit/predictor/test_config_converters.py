@@ -9,15 +9,9 @@ import pytest
 from inference import model_config_pb2
 
 from services.common.errors import InvalidArgumentError
-from services.predictor.config_converters import (
-    FOLLOWED,
-    REFUSED,
-    WITHOUT_EFFECT,
-    completed,
-    config_from_bytes,
-    read_config,
-)
-from services.predictor.model_config import CUDA, OPENVINO, TENSORRT, QueuePolicy, ServingConfig
+from services.predictor.config_converters import completed, config_from_bytes, read_config
+from services.predictor.config_fields import FOLLOWED, FOLLOWED_BY_ENSEMBLES, REFUSED, WITHOUT_EFFECT
+from services.predictor.model_config import CUDA, OPENVINO, TENSORRT, EnsembleStep, QueuePolicy, ServingConfig
 from services.predictor.tensors import TensorInfo
 
 X, Y = TensorInfo("x", "FP32", (-1, 3)), TensorInfo("y", "FP32", (-1, 3))
@@ -44,6 +38,7 @@ def test_the_tables_name_fields_of_the_published_schema() -> None:
     walk(model_config_pb2.ModelConfig.DESCRIPTOR, "")
     named = [*FOLLOWED, *WITHOUT_EFFECT, *REFUSED]
     assert set(named) <= paths
+    assert FOLLOWED_BY_ENSEMBLES <= FOLLOWED
     assert len(named) == len(set(named))
 
 
@@ -142,6 +137,7 @@ def test_what_has_no_effect_is_told(tmp_path: Path, caplog: pytest.LogCaptureFix
         "colour: 1",
         "runtime: 'x.so'",
         "sequence_batching { }",
+        "ensemble_scheduling { }",
         "ensemble_scheduling { step { model_name: 'x' model_version: 1 } }",
         "batch_input { kind: BATCH_ELEMENT_COUNT target_name: 'x' }",
         "batch_output { target_name: 'y' }",
@@ -215,3 +211,58 @@ def test_shapes_outside_and_inside_follow_each_other() -> None:
     assert config.outside("x", np.zeros((3, 7, 2, 5)), (-1, -1, 10)).shape == (3, 7, 10)
     assert config.outside("novelty", np.zeros(3), (-1, 1)).shape == (3, 1)
     assert config.inside("other", np.zeros((3, 1)), (-1, 1)).shape == (3, 1)
+
+
+ENSEMBLE = """
+    platform: "ensemble" max_batch_size: 4
+    input [ { name: "x" data_type: TYPE_FP32 dims: [ 3 ] } ]
+    output [ { name: "y" data_type: TYPE_FP32 dims: [ 3 ] } ]
+    ensemble_scheduling { step [
+      { model_name: "b" model_version: 2 input_map { key: "i" value: "z" } output_map { key: "o" value: "y" } },
+      { model_name: "a" model_version: -1 input_map { key: "i" value: "x" } output_map { key: "o" value: "z" } }
+    ] }
+"""
+
+
+def test_the_steps_of_an_ensemble_are_put_in_order(tmp_path: Path) -> None:
+    config = written(tmp_path, ENSEMBLE)
+    assert config.stages == (
+        (EnsembleStep("a", 0, {"i": "x"}, {"o": "z"}),),
+        (EnsembleStep("b", 2, {"i": "z"}, {"o": "y"}),),
+    )
+    assert config.members == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('"ensemble" max', '"onnxruntime_onnx" max', "platform 'ensemble'"),
+        ("max_batch_size: 4", 'backend: "onnxruntime"', "no graph of its own"),
+        ("max_batch_size: 4", "dynamic_batching { preferred_batch_size: [ 4 ] }", "scheduling_choice"),
+        ("max_batch_size: 4", "instance_group [ { count: 2 } ]", "no graph of its own"),
+        ("max_batch_size: 4", "response_cache { enable: true }", "no graph of its own"),
+        ("dims: [ 3 ] }", "dims: [ 3 ] reshape { shape: [ 3, 1 ] } }", "no graph of its own"),
+        ("data_type: TYPE_FP32", "", "data_type and dims"),
+        ('model_name: "b"', 'model_name: "plus"', "another model"),
+        ('model_name: "b"', "", "another model"),
+        ('model_name: "b"', 'model_name: "b" model_namespace: "n"', "one repository"),
+        ("model_version: 2", "model_version: -2", "version above 0"),
+        ('value: "z" } output', 'value: "w" } output', "a source of each tensor"),
+        ('value: "z" } output', 'value: "y" } output', "need each other"),
+        ('value: "x"', 'value: "z"', "which none takes"),
+        ('output_map { key: "o" value: "z" }', 'output_map { key: "o" value: "y" }', "one source"),
+        ('output_map { key: "o" value: "z" }', "", "a name of a tensor"),
+        ('name: "x" data', "data", "a name of its own"),
+    ],
+)
+def test_an_ensemble_that_cannot_run_is_refused(tmp_path: Path, old: str, new: str, told: str) -> None:
+    assert old in ENSEMBLE
+    with pytest.raises(InvalidArgumentError, match=told):
+        written(tmp_path, ENSEMBLE.replace(old, new, 1))
+
+
+def test_parameters_of_an_ensemble_are_told_to_have_no_effect(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        text = "parameters { key: 'intra_op_thread_count' value: { string_value: '2' } }"
+        written(tmp_path, f"{ENSEMBLE} {text} parameters {{ key: 'canary_percent' value: {{ string_value: '5' }} }}")
+    assert [each.field for each in caplog.records] == ["parameters.intra_op_thread_count"]
