@@ -34,6 +34,8 @@ MAX_KEY = 512
 _SEGMENT = re.compile(r"[A-Za-z0-9_=@+.-]+")
 _LOCK_FILE = ".lock"
 _PROBE_PREFIX = "probe"
+_MOST_IN_MEMORY = 8 << 20
+_PARTS_AT_ONCE = 4  # Of 5 MB each.
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ def open_store(url: str, options: Mapping[str, str] | None = None) -> "BlobStore
         settings: dict[str, Any] = dict(options or {})
         if settings.get("endpoint", "").startswith("http:"):
             settings.setdefault("allow_http", "true")
+        settings.setdefault("copy_if_not_exists", "multipart")
         client = S3Store(parts.netloc, prefix=prefix or None, config=cast("S3Config", settings))
         return BlobStore(client, url=url, folder=None)
     raise InvalidArgumentError(
@@ -173,8 +176,8 @@ class BlobStore:
 
         Of several writers at a time one wins. Some S3 servers ignore the condition: see `probe`.
         """
-        if self._folder is not None and isinstance(data, Path):
-            return self._link_if_absent(key, data)
+        if isinstance(data, Path) and (self._folder is not None or data.stat().st_size > _MOST_IN_MEMORY):
+            return self._copy_if_absent(key, data)
         try:
             with _errors(key):
                 obstore.put(self._client, checked_key(key), data, mode="create")
@@ -267,12 +270,13 @@ class BlobStore:
             self.delete(key)
         return StoreProbe(put_if_absent=created and refused, put_if_match=replaced and stale_refused)
 
-    def _link_if_absent(self, key: str, file: Path) -> bool:
-        # A conditional write takes the whole file into memory; a plain one is streamed, and its copy is a hard link.
+    def _copy_if_absent(self, key: str, file: Path) -> bool:
+        # A conditional write takes the whole file into memory; a plain one is streamed, and its copy, a hard link or
+        # one inside the S3 server, is as conditional.
         staged = f"{checked_key(key)}.{uuid.uuid4().hex}"
         try:
             with _errors(key):
-                obstore.put(self._client, staged, file)
+                obstore.put(self._client, staged, file, max_concurrency=_PARTS_AT_ONCE)
                 obstore.copy(self._client, staged, key, overwrite=False)
         except _PreconditionFailed:
             return False

@@ -1,5 +1,8 @@
 """What every blob store must do, on a local folder and on a real S3 server."""
 
+import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -96,6 +99,44 @@ def test_one_of_many_creators_wins(store: BlobStore, another: BlobStore) -> None
             )
         assert won.count(True) == 1
         assert store.get(f"race/{round_}") == f"{won.index(True)}".encode()
+
+
+def test_one_of_many_creators_from_large_files_wins(store: BlobStore, another: BlobStore, tmp_path: Path) -> None:
+    files = [tmp_path / f"{n}" for n in range(3)]
+    for n, file in enumerate(files):
+        file.write_bytes(bytes([n]) * (9 << 20))
+    with ThreadPoolExecutor(3) as pool:
+        won = list(pool.map(lambda n: (another if n % 2 else store).put_if_absent("large", files[n]), range(3)))
+    assert won.count(True) == 1
+    assert store.get("large") == files[won.index(True)].read_bytes()
+    assert not store.put_if_absent("large", files[0])
+    assert [blob.key for blob in store.list()] == ["large"]
+
+
+# What it writes down at the end is kilobytes.
+_PEAK_OF_PUT = """
+import json, resource, sys
+from pathlib import Path
+from services.common.store import open_store
+store = open_store(sys.argv[1], json.loads(sys.argv[2]))
+store.put("small", b"opens the connection")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert store.put_if_absent("large", Path(sys.argv[3]))
+assert not store.put_if_absent("large", Path(sys.argv[3]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_a_large_file_is_put_without_being_in_memory(s3_server: S3Server, tmp_path: Path) -> None:
+    file = tmp_path / "large"
+    with file.open("wb") as opened:
+        opened.truncate(96 << 20)
+    url = f"s3://{s3_server.bucket}/memory"
+    command = [sys.executable, "-c", _PEAK_OF_PUT, url, json.dumps(s3_server.options), str(file)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    # Parts on their way take some.
+    assert int(done.stdout) < 64 << 10
+    assert open_store(url, s3_server.options).info("large").size == file.stat().st_size
 
 
 def test_put_if_match(store: BlobStore, another: BlobStore) -> None:
