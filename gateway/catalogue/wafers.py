@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Select, case, func, insert, literal, select, update
@@ -23,10 +25,8 @@ _CHUNK: Final = 500
 _PLAIN = [column for column in WAFERS.c if column.name not in ("dies", "bins")]
 
 
-def insert_all(
-    connection: Connection, project_id: str, wafers: Iterable[NewWafer], number: int
-) -> dict[str, list[str]]:
-    """Adds wafers to classes of a locked project.
+def insert_all(connection: Connection, project_id: str, wafers: Iterable[NewWafer], number: int) -> dict[str, int]:
+    """Adds wafers to classes of a locked project, some at a time: they need not be in memory together.
 
     Args:
         connection: Where to write.
@@ -35,27 +35,20 @@ def insert_all(
         number: Number of the change that adds them.
 
     Returns:
-        Ids of the new wafers by class id, in the order given.
+        Number of new wafers by class id.
     """
-    added: dict[str, list[str]] = {}
-    rows: list[dict[str, Any]] = []
-    also: dict[str, tuple[str, ...]] = {}
+    added: Counter[str] = Counter()
     moment = now()
-    for wafer in wafers:
-        row = to_row(wafer, project_id, number) | {"created_at": moment}
-        added.setdefault(wafer.class_id, []).append(row["id"])
-        rows.append(row)
-        if wafer.also:
-            also[row["id"]] = wafer.also
-        if len(rows) == _CHUNK:
-            connection.execute(insert(WAFERS), rows)
-            rows.clear()
-    if rows:
+    rest = iter(wafers)
+    while some := list(islice(rest, _CHUNK)):
+        rows = [to_row(wafer, project_id, number) | {"created_at": moment} for wafer in some]
         connection.execute(insert(WAFERS), rows)
-    further.insert_all(connection, also, number)
+        also = {row["id"]: wafer.also for row, wafer in zip(rows, some, strict=True) if wafer.also}
+        further.insert_all(connection, also, number)
+        added.update(wafer.class_id for wafer in some)
     if added:
         projects.touch(connection, project_id, data=True)
-    return added
+    return dict(added)
 
 
 def add(
@@ -74,12 +67,13 @@ def add(
         digest = wafer.map.sha256()
         if digest not in seen:
             seen.add(digest)
-            fresh.append(replace(wafer, class_id=class_id))
+            fresh.append(replace(wafer, class_id=class_id, wafer_id=wafer.wafer_id or new_id()))
     if not fresh:
         return [], len(wafers), None
     params: dict[str, str | int] = {"name": found.name, "class_id": class_id, "count": len(fresh)}
     change, number = changes.record(connection, found.project_id, "add_wafers", person, params)
-    return insert_all(connection, found.project_id, fresh, number)[class_id], len(wafers) - len(fresh), change
+    insert_all(connection, found.project_id, fresh, number)
+    return [wafer.wafer_id for wafer in fresh], len(wafers) - len(fresh), change
 
 
 def holders(connection: Connection, project_id: str, digests: Sequence[str]) -> dict[str, set[str]]:

@@ -12,10 +12,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from gateway.cli.options import Reach
 from gateway.cli.output import Output
-from gateway.cli.wafers import Grid
 from gateway.values import SimulatedClass, Simulation
 from services.common.errors import AlreadyExistsError, FieldViolation, InvalidArgumentError, NotFoundError
-from services.common.wafer_set import write_wafer_set
+from services.common.npz import MAX_UNPACKED_BYTES
+from services.common.wafer_set import WaferSetWriter
 
 SOURCE = "simulated"
 _MOST_BYTES = 1 << 20
@@ -173,21 +173,24 @@ async def simulate_to(output: Output, reach: Reach, spec: Path, out: Path | None
             "file", str(target), f"Expected a new file to write to. Received: {target}. Choose --out."
         )
     names = description.labels()
-    grids: list[Grid] = []
-    labels: list[str] = []
-    lots: list[str] = []
-    async with reach.services(output, "generator") as session:
-        async for index, wafer in session.clients.generator.run_simulation(description.simulation()):
-            grids.append(wafer.dies)
-            labels.append(names[index])
-            lots.append(wafer.identity.lot)
+    counts: Counter[str] = Counter()
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_wafer_set(target, grids, labels=labels, groups=lots, sources=[SOURCE] * len(grids))
-    counts = dict(Counter(labels))
+    # Wafers are written as they come: memory stays the same however many are asked for.
+    with WaferSetWriter(target) as writer:
+        async with reach.services(output, "generator") as session:
+            async for index, wafer in session.clients.generator.run_simulation(description.simulation()):
+                writer.add([wafer.dies], labels=[names[index]], groups=[wafer.identity.lot], sources=[SOURCE])
+                counts[names[index]] += 1
+        unpacked = writer.finish()
     output.table("Simulated wafers", ("class", ">wafers"), list(counts.items()))
+    if unpacked > MAX_UNPACKED_BYTES:
+        output.warn(
+            f"Expected at most {MAX_UNPACKED_BYTES:,} bytes unpacked, which is what other commands read. Received: "
+            f"{unpacked:,}. Describe fewer wafers, with another seed in each of several files."
+        )
     several = " --task several" if any(len(each.patterns) > 1 for each in description.classes) else ""
-    output.say(f"Written to {target}: {len(grids)} wafers. Teach with them: teachwafer train {target}{several}")
-    output.result({"out": str(target), "wafers": len(grids), "classes": counts, "seed": description.seed})
+    output.say(f"Written to {target}: {writer.wafers} wafers. Teach with them: teachwafer train {target}{several}")
+    output.result({"out": str(target), "wafers": writer.wafers, "classes": counts, "seed": description.seed})
 
 
 def _violations(error: ValidationError) -> Iterator[FieldViolation]:

@@ -21,7 +21,7 @@ from gateway.studio.minder import Minder, require_success, resilient
 from gateway.studio.people import current_person
 from gateway.studio.run_records import REQUESTS, dumped, generation_run
 from gateway.values import Change, GenerationEvent, GenerationRequest, GenerationRun, Method, Task
-from services.common.dataset import Origin, open_dataset
+from services.common.dataset import Dataset, Origin, open_dataset
 from services.common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from services.common.store import BlobStore
 from services.common.wafer_map import WaferIdentity, WaferMap
@@ -149,11 +149,12 @@ class GenerationRoom:
         require_success(run.state, run_id)
         if run.result is None:
             return ()
-        found = partial(_generated, self._desk.store, run.result.dataset_id, run_id, class_id)
-        limit = max(0, min(limit, 1000))
+        dataset_id, limit = run.result.dataset_id, max(0, min(limit, 1000))
 
         def work() -> tuple[tuple[str, WaferMap], ...]:
-            return tuple((each.wafer_id, each.map) for each in islice(found(), offset, offset + limit))
+            with open_dataset(self._desk.store, dataset_id) as dataset:
+                found = islice(_generated(dataset, run_id, class_id), offset, offset + limit)
+                return tuple((each.wafer_id, each.map) for each in found)
 
         return await asyncio.to_thread(work)
 
@@ -172,22 +173,25 @@ class GenerationRoom:
         """
         run = await self.get(run_id)
         require_success(run.state, run_id)
-        dataset_id = "" if run.result is None else run.result.dataset_id
         unwanted = frozenset(leave_out)
         project = await self._desk.read(lambda connection: projects.find(connection, run.project_id))
         several = project.task is Task.SEVERAL
-
-        def work() -> list[NewWafer]:
-            shown = _shown(self._desk.store, run.dataset_id) if several else {}
-            return [
-                replace(each, base_dataset=run.dataset_id, also=_inherited(each, shown))
-                for each in _generated(self._desk.store, dataset_id, run_id, "")
-                if each.wafer_id not in unwanted
-            ]
-
-        new = await asyncio.to_thread(work)
         person = current_person()
-        return await self._desk.write(lambda connection: _accept(connection, run_id, new, person))
+
+        def work() -> Change:
+            assert run.result is not None  # noqa: S101 - it has succeeded
+            # Wafers go from the file into the database, some at a time: there may be a million of them.
+            with open_dataset(self._desk.store, run.result.dataset_id) as made:
+                shown = _shown(self._desk.store, run.dataset_id) if several else {}
+                new = (
+                    replace(each, base_dataset=run.dataset_id, also=_inherited(each, shown))
+                    for each in _generated(made, run_id)
+                    if each.wafer_id not in unwanted
+                )
+                with self._desk.catalogue.write() as connection:
+                    return _accept(connection, run, new, person)
+
+        return await asyncio.to_thread(work)
 
     async def _row(self, run_id: str) -> RunRow:
         return await self._desk.read(lambda connection: runs.run(connection, run_id, "generation"))
@@ -231,9 +235,9 @@ def _check_classes(connection: Connection, project_id: str, requests: Sequence[G
             )
 
 
-def _generated(store: BlobStore, dataset_id: str, run_id: str, class_id: str) -> Iterator[NewWafer]:
+def _generated(dataset: Dataset, run_id: str, class_id: str = "") -> Iterator[NewWafer]:
     """Yields the wafers that a generation made, under the ids that they will have in the catalogue."""
-    for each in open_dataset(store, dataset_id).iter_wafers():
+    for each in dataset.iter_wafers():
         if class_id and each.class_id != class_id:
             continue
         yield NewWafer(
@@ -261,25 +265,26 @@ def _inherited(child: NewWafer, shown: Mapping[str, tuple[str, ...]]) -> tuple[s
     return tuple(each for each in shown.get(child.parent_id, ()) if each != child.class_id)
 
 
-def _accept(connection: Connection, run_id: str, new: Sequence[NewWafer], person: str) -> Change:
+def _accept(connection: Connection, run: GenerationRun, new: Iterator[NewWafer], person: str) -> Change:
     """Adds generated wafers in one transaction."""
-    row = runs.run(connection, run_id, "generation")
+    row = runs.run(connection, run.run_id, "generation")
     projects.lock(connection, row.project_id)
-    row = runs.run(connection, run_id, "generation")
+    row = runs.run(connection, run.run_id, "generation")
     if row.accepted_change:
         return changes.get(connection, row.accepted_change)
     present = {each.class_id: each.name for each in classes.live(connection, row.project_id)}
-    wanted = [
+    made = [each.class_id for each in run.result.classes] if run.result else []
+    if made and present.keys().isdisjoint(made):
+        raise NotFoundError("class", made[0], reason="CLASS_NOT_FOUND")
+    wanted = (
         replace(each, also=tuple(class_id for class_id in each.also if class_id in present))
         for each in new
         if each.class_id in present
-    ]
-    if new and not wanted:
-        raise NotFoundError("class", new[0].class_id, reason="CLASS_NOT_FOUND")
-    names = dict.fromkeys(present[each.class_id] for each in wanted)
-    params: dict[str, str | int] = {"name": ", ".join(names)[:256], "count": len(wanted), "generated": len(wanted)}
-    change, number = changes.record(connection, row.project_id, "add_wafers", person, params)
-    wafers.insert_all(connection, row.project_id, wanted, number)
-    runs.set_accepted(connection, run_id, change.change_id)
-    people.log(connection, person, "generation.accept", f"projects/{row.project_id}", {"count": len(wanted)})
+    )
+    _, number = changes.record(connection, row.project_id, "add_wafers", person, {"count": 0})
+    added = wafers.insert_all(connection, row.project_id, wanted, number)
+    name, count = ", ".join(present[class_id] for class_id in added)[:256], sum(added.values())
+    change = changes.reword(connection, number, {"name": name, "count": count, "generated": count})
+    runs.set_accepted(connection, run.run_id, change.change_id)
+    people.log(connection, person, "generation.accept", f"projects/{row.project_id}", {"count": count})
     return change

@@ -270,9 +270,7 @@ def _commit(connection: Connection, plan: _Plan, person: str) -> ImportDone:
         for wafer in chosen
         if targets[wafer.label]
     ]
-    added = {
-        class_id: len(ids) for class_id, ids in wafers.insert_all(connection, staged.project_id, new, number).items()
-    }
+    added = wafers.insert_all(connection, staged.project_id, new, number)
     params: dict[str, str | int] = {"count": len(new), "class_ids": " ".join(new_classes)}
     if len(added) == 1:
         params["name"] = classes.get(connection, next(iter(added))).name

@@ -4,12 +4,16 @@ Arrays: `dies` (all grids flattened one after the other, uint8: 0 no die, 1 pass
 columns, and optionally, one text a wafer, `labels`, `group` (lot) and `source`.
 """
 
+import contextlib
+import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any, Self, overload
 
 import numpy as np
@@ -18,6 +22,8 @@ from numpy.typing import NDArray
 from services.common.errors import InvalidArgumentError
 from services.common.npz import MAX_UNPACKED_BYTES, ArrayArchive
 from services.common.wafer_map import FAIL, MAX_SIDE, checked_dies
+
+_PIECE, _TEXTS_AT_ONCE = 1 << 20, 4096
 
 
 class GridSequence(Sequence[NDArray[np.uint8]]):
@@ -160,30 +166,149 @@ def write_wafer_set(
     Raises:
         InvalidArgumentError: a grid is invalid or a list differs in length.
     """
-    checked = [checked_dies(grid, name=f"grids[{index}]") for index, grid in enumerate(grids)]
-    arrays: dict[str, NDArray[Any]] = {
-        "dies": np.concatenate([grid.ravel() for grid in checked]) if checked else np.zeros(0, np.uint8),
-        "shapes": np.array([grid.shape for grid in checked], np.int16).reshape(-1, 2),
-    }
-    for name, texts in (("labels", labels), ("group", groups), ("source", sources)):
-        if texts is None:
-            continue
-        if len(texts) != len(checked):
+    with WaferSetWriter(path) as writer:
+        writer.add(grids, labels, groups, sources)
+        writer.finish()
+
+
+class WaferSetWriter:
+    """Writes a wafer set in flat memory, however many wafers there are; a context manager.
+
+    What is added waits in nameless files beside the wafer set, because an archive says of each array first how large it
+    is. The wafer set appears complete with `finish`, and not at all without.
+
+    Args:
+        path: file to write or replace.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._open = contextlib.ExitStack()
+        self._dies, self._shapes = self._spool(), self._spool()
+        self._texts: dict[str, _Texts] | None = None
+        self.wafers = 0
+        """Wafers added."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def add(
+        self,
+        grids: Sequence[NDArray[np.uint8]],
+        labels: Sequence[str] | None = None,
+        groups: Sequence[str] | None = None,
+        sources: Sequence[str] | None = None,
+    ) -> None:
+        """Append wafers.
+
+        Args:
+            grids: uint8 (rows, columns) of 0, 1 and 2 with at least one die each.
+            labels: pattern of each wafer; for all wafers of the set or for none, like the two that follow.
+            groups: lot of each wafer.
+            sources: where each wafer comes from.
+
+        Raises:
+            InvalidArgumentError: a grid is invalid, a list differs in length, or one is there that was not before.
+        """
+        checked = [checked_dies(grid, name=f"grids[{self.wafers + index}]") for index, grid in enumerate(grids)]
+        given = {"labels": labels, "group": groups, "source": sources}
+        texts = {name: list(each) for name, each in given.items() if each is not None}
+        for name, each in texts.items():
+            if len(each) != len(checked):
+                raise InvalidArgumentError(
+                    f"Expected {len(checked)} texts, one a wafer. Received: {len(each)}.", field=name
+                )
+            if any(text.endswith("\0") for text in each):
+                raise InvalidArgumentError("Expected texts that do not end with a NUL character.", field=name)
+        if self._texts is None:
+            self._texts = {name: _Texts(self._spool()) for name in texts}
+        if self._texts.keys() != texts.keys():
             raise InvalidArgumentError(
-                f"Expected {len(checked)} texts, one a wafer. Received: {len(texts)}.", field=name
+                f"Expected the same lists for all wafers: {', '.join(self._texts) or 'none'}. "
+                f"Received: {', '.join(texts) or 'none'}.",
+                field="wafers",
             )
-        if any(text.endswith("\0") for text in texts):
-            raise InvalidArgumentError("Expected texts that do not end with a NUL character.", field=name)
-        arrays[name] = np.array(texts, np.str_) if texts else np.zeros(0, "<U1")
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+        for grid in checked:
+            self._dies.write(grid.tobytes())
+        self._shapes.write(np.array([grid.shape for grid in checked], np.int16).tobytes())
+        for name, each in texts.items():
+            self._texts[name].add(each)
+        self.wafers += len(checked)
+
+    def finish(self) -> int:
+        """Make the wafer set visible; return how many bytes its arrays unpack to."""
+        with tempfile.NamedTemporaryFile(dir=self._path.parent, prefix=f".{self._path.name}.", delete=False) as file:
+            try:
+                with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+                    size = self._write_arrays(archive)
+                file.flush()
+                os.fsync(file.fileno())
+                Path(file.name).replace(self._path)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+        return size
+
+    def _write_arrays(self, archive: zipfile.ZipFile) -> int:
+        size = self._dies.tell()
+        _write_array(archive, "dies", (size,), np.dtype(np.uint8), _pieces(self._dies))
+        shapes = np.dtype(np.int16)
+        _write_array(archive, "shapes", (self.wafers, 2), shapes, _pieces(self._shapes))
+        size += self.wafers * 2 * shapes.itemsize
+        for name, texts in (self._texts or {}).items():
+            _write_array(archive, name, (self.wafers,), texts.dtype, texts.pieces())
+            size += self.wafers * texts.dtype.itemsize
+        return size
+
+    def _spool(self) -> IO[bytes]:
+        return self._open.enter_context(tempfile.TemporaryFile(dir=self._path.parent))
+
+
+class _Texts:
+    """Texts that wait in a file until the longest of them is known."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._longest = 1
+
+    def add(self, texts: Sequence[str]) -> None:
+        """Appends texts."""
+        self._longest = max([self._longest, *map(len, texts)])
+        self._file.writelines(json.dumps(text).encode() + b"\n" for text in texts)
+
+    @property
+    def dtype(self) -> np.dtype[np.str_]:
+        """Of an array that holds them all."""
+        return np.dtype(f"<U{self._longest}")
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yields the content of that array."""
+        self._file.seek(0)
+        texts = map(json.loads, self._file)
+        while some := list(islice(texts, _TEXTS_AT_ONCE)):
+            yield np.array(some, self.dtype).tobytes()
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    file.seek(0)
+    while piece := file.read(_PIECE):
+        yield piece
+
+
+def _write_array(
+    archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], pieces: Iterator[bytes]
+) -> None:
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    # How large the packed array will be is not known here.
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array_header_1_0(member, header)
+        for piece in pieces:
+            member.write(piece)
 
 
 def is_wafer_set(archive: ArrayArchive) -> bool:

@@ -1,12 +1,14 @@
 """How fast wafers are made: simulated, varied, and learned with the learning included. Prints one JSON line.
 
 Rows: all of them, or those named on the command line out of `simulated`, `commands` (2,000 wafers through the command
-line), `variations` (wafers of 52 x 52 a second into Parquet) and `memory` (peak of 10,000 to 1,000,000 variations).
+line), `variations` (wafers of 52 x 52 a second into Parquet), `memory` (peak of 10,000 to 1,000,000 variations) and
+`simulated_memory` (peak of 10,000 and of 100,000 wafers simulated into a wafer set through the command line).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -23,7 +25,8 @@ ROUNDS = 5
 WAFERS = 2000
 VARIATIONS = 100_000
 SIZES = (10_000, 100_000, 1_000_000)
-ROWS = ("simulated", "commands", "variations", "memory")
+SIMULATED_SIZES = (10_000, 100_000)
+ROWS = ("simulated", "commands", "variations", "memory", "simulated_memory")
 
 
 def main(rows: Sequence[str]) -> None:
@@ -42,6 +45,8 @@ def main(rows: Sequence[str]) -> None:
             figures |= variations(folder)
         if "memory" in rows:
             figures |= {f"peak_mb_of_{count}": vary(folder, count).peak_bytes // 2**20 for count in SIZES}
+        if "simulated_memory" in rows:
+            figures |= {f"peak_mb_of_{count}_simulated": simulated_peak(folder, count) for count in SIMULATED_SIZES}
     print(json.dumps(figures))
 
 
@@ -90,6 +95,19 @@ def generate(home: Path, parents: Path, name: str, *, ai_use: bool) -> float:
     command = [sys.executable, "-m", "gateway.cli", "generate", *arguments, "--local", "--json"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(json.loads(done.stdout.splitlines()[-1])["seconds"])
+
+
+def simulated_peak(home: Path, count: int) -> int:
+    """Simulates so many wafers into a wafer set; returns the peak of the command or of its generator, MiB."""
+    spec = home / f"spec-{count}.yaml"
+    spec.write_text(f"classes: [{{patterns: Donut, count: {count}}}]\ndie_grid: {{rows: 52, columns: 52}}\n")
+    command = [sys.executable, "-m", "gateway.cli", "generate", "--simulate", str(spec), "--home", str(home), "--local"]
+    process = subprocess.Popen(command)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise AssertionError(f"Expected a command that ends well. Received: exit code {process.returncode}.")
+    return usage.ru_maxrss // 1024
 
 
 def timed(arguments: list[str]) -> float:

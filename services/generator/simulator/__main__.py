@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.task import NORMAL_PATTERN
-from services.common.wafer_set import read_wafer_set, write_wafer_set
+from services.common.wafer_set import WaferSetWriter, read_wafer_set
 from services.generator.simulator import PATTERNS, SimulatedClass, lay_over, simulate
 
 SOURCE = "simulated"
@@ -23,29 +23,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     classes = [SimulatedClass((name,), options.wafers_per_class) for name in options.patterns]
     classes += _mixtures(options.mixed)
     started = time.perf_counter()
-    grids: list[NDArray[np.uint8]] = []
-    labels: list[str] = []
-    lots: list[str] = []
-    if options.onto:
-        for index, (made, lots_of_made) in enumerate(_laid_over(options.onto, classes, options.seed)):
-            grids.extend(made)
-            labels.extend([classes[index].label] * len(made))
-            lots.extend(lots_of_made)
-    else:
-        for batch in simulate(classes, seed=options.seed, wafers_per_lot=options.wafers_per_lot):
-            grids.extend(batch.dies)
-            labels.extend([classes[batch.class_index].label] * len(batch.lots))
-            lots.extend(batch.lots)
+    made: Iterator[tuple[int, Sequence[NDArray[np.uint8]], list[str]]] = (
+        _laid_over(options.onto, classes, options.seed)
+        if options.onto
+        else (
+            (batch.class_index, list(batch.dies), batch.lots)
+            for batch in simulate(classes, seed=options.seed, wafers_per_lot=options.wafers_per_lot)
+        )
+    )
+    with WaferSetWriter(options.out) as writer:
+        for index, grids, lots in made:
+            writer.add(grids, [classes[index].label] * len(grids), lots, [SOURCE] * len(grids))
+        writer.finish()
     seconds = time.perf_counter() - started
-    write_wafer_set(options.out, grids, labels=labels, groups=lots, sources=[SOURCE] * len(grids))
-    print(f"{len(grids)} wafers in {seconds:.1f} s ({len(grids) / max(seconds, 1e-9):.0f} a second): {options.out}")
+    print(f"{writer.wafers} wafers in {seconds:.1f} s ({writer.wafers / seconds:.0f} a second): {options.out}")
     return 0
 
 
 def _laid_over(
     path: Path, classes: Sequence[SimulatedClass], seed: int
-) -> Iterator[tuple[list[NDArray[np.uint8]], list[str]]]:
-    """Yields, class after class, wafers with its patterns laid over wafers of a set, and the lots of the latter."""
+) -> Iterator[tuple[int, Sequence[NDArray[np.uint8]], list[str]]]:
+    """Yields, class after class, its number, its patterns laid over wafers of a set, and the lots of the latter."""
     wafers = read_wafer_set(path)
     labels = wafers.labels or [NORMAL_PATTERN] * len(wafers)
     normal = [row for row, grid in enumerate(wafers.grids) if labels[row] == NORMAL_PATTERN and grid.any()]
@@ -56,7 +54,7 @@ def _laid_over(
     for index, wanted in enumerate(classes):
         rows = np.random.default_rng([seed, index]).choice(normal, wanted.count)
         made = lay_over([wafers.grids[row] for row in rows], wanted.patterns, seed=[seed, index])
-        yield made, [wafers.groups[row] if wafers.groups else "" for row in rows]
+        yield index, made, [wafers.groups[row] if wafers.groups else "" for row in rows]
 
 
 def _mixtures(count: int) -> list[SimulatedClass]:

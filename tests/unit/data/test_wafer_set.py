@@ -1,4 +1,5 @@
 import io
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.errors import InvalidArgumentError, NotFoundError
-from services.common.wafer_set import GridSequence, read_wafer_set, write_wafer_set
+from services.common.wafer_set import GridSequence, WaferSetWriter, read_wafer_set, write_wafer_set
 from tests.unit.data.strategies import grids, texts
 
 GRIDS = [np.array([[0, 1], [2, 1]], np.uint8), np.array([[1, 2, 1]], np.uint8)]
@@ -164,3 +165,40 @@ def test_real_wafers(data_folder: Path) -> None:
     assert len(wafers) == 540
     assert wafers.labels is not None
     assert {"none", "Scratch", "Near-full"} <= set(wafers.labels)
+
+
+def test_wafers_may_be_added_bit_by_bit(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with WaferSetWriter(path) as writer:
+        writer.add(GRIDS, labels=["a", "b"])
+        writer.add([], labels=[])
+        writer.add(GRIDS[:1], labels=["a longer\n한글"])
+        with pytest.raises(InvalidArgumentError, match="same lists"):
+            writer.add(GRIDS[:1])
+        with pytest.raises(InvalidArgumentError, match="Received: 9"):
+            writer.add([np.full((2, 2), 9, np.uint8)], labels=["c"])
+        assert list(tmp_path.iterdir()) == []
+        size = writer.finish()
+    whole = np.load(path)
+    assert size == sum(whole[name].nbytes for name in whole.files)
+    back = read_wafer_set(path)
+    assert (writer.wafers, back.labels) == (3, ["a", "b", "a longer\n한글"])
+    assert all(np.array_equal(*pair) for pair in zip(back.grids, [*GRIDS, GRIDS[0]], strict=True))
+
+
+def test_writing_takes_no_more_memory_for_more_wafers(tmp_path: Path) -> None:
+    grids = [np.ones((50, 50), np.uint8)] * 20
+
+    def peak(batches: int) -> int:
+        tracemalloc.start()
+        with WaferSetWriter(tmp_path / "a.npz") as writer:
+            for number in range(batches):
+                writer.add(grids, labels=[f"label {number}"] * 20, groups=[f"lot {number}"] * 20)
+            writer.finish()
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(1)
+    # 20,000 wafers are 50 MB of dies.
+    assert peak(1000) < peak(250) + (1 << 20)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -29,7 +30,7 @@ from gateway.values import (
     UploadFile,
     VariationOptions,
 )
-from services.common.dataset import DatasetWafer, DatasetWriter, Origin, Split, open_dataset
+from services.common.dataset import DatasetWafer, DatasetWriter, GeneratedWafers, Origin, Split, open_dataset
 from services.common.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
@@ -40,6 +41,7 @@ from services.common.errors import (
 from services.common.store import open_store
 from services.common.wafer_map import WaferIdentity, WaferMap
 from services.common.wafer_map_converter import from_proto, to_proto
+from services.common.wafer_set import GridSequence
 from tests.helpers.eventually import assert_eventually
 from tests.unit.studio import messages
 from tests.unit.studio.fake_services import FakeServices
@@ -106,6 +108,39 @@ async def test_generated_wafers_are_looked_at_and_then_become_wafers_of_their_cl
     assert (await studio.generation.list(project.project_id))[0].accepted
     await studio.history.undo(change.change_id)
     assert (await studio.projects.board(project.project_id)).counts.generated == 0
+
+
+async def test_accepting_many_wafers_takes_no_more_memory_than_few(
+    studio: Studio, services: FakeServices, project: Project, class_ids: list[str], home: object
+) -> None:
+    async def peak(run_id: str, count: int) -> int:
+        services.answer("CreateGenerationJob", messages.generation("datasetVersions/d", run=run_id))
+        run = await studio.generation.start(project.project_id, [GenerationRequest(class_ids[0], count)])
+        base = services.requests["CreateGenerationJob"][-1].generation_job.dataset_version
+        store = open_store(f"{home}/store")
+        parent = next(open_dataset(store, base).iter_wafers(Split.TRAIN))
+        dies = np.random.default_rng(count).integers(1, 3, (count, 60, 60), np.uint8)
+        grids = GridSequence(dies.reshape(-1), np.full((count, 2), 60, np.int64))
+        parents = np.zeros(count, np.int64)
+        with DatasetWriter(store, run_id, open_dataset(store, base).classes) as writer:
+            writer.add_generated(
+                GeneratedWafers(
+                    "g-", 0, grids, class_ids[0], Origin.VARIATION, parents, [parent.wafer_id], [parent.lot]
+                )
+            )
+            writer.finish()
+        result = generator_pb2.GenerationResult(dataset_version=f"datasetVersions/{run_id}")
+        done = messages.generation(base, G.STATE_SUCCEEDED, run=run_id, result=result)
+        services.always("GetGenerationJob", lambda _: done)
+        tracemalloc.start()
+        change = await studio.generation.accept(run.run_id)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert change.params["count"] == count
+        return most
+
+    # A thousand wafers are read at a time; four thousand more are 14 MB of dies.
+    assert await peak("many", 6000) < await peak("few", 2000) + (3 << 20)
 
 
 def _write_generated(url: str, base: str, class_ids: list[str]) -> None:
