@@ -33,7 +33,7 @@ from services.common.wafer_map import FAIL, NO_DIE, PASS
 from services.generator.canvas import ORIENTATIONS, Canvas, oriented, planes
 from services.generator.domain import VariationOptions
 from services.generator.network import load_prior, question, shown_patterns, train_step
-from services.generator.recognition import even_places
+from services.generator.real_wafers import even_places
 from services.generator.variations import VariationMaker, settings_for
 
 BATCH = 16

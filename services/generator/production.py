@@ -13,11 +13,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.dataset import GENERATED, Dataset, DatasetClass, DatasetWafer, GeneratedWafers, Origin, Split
+from services.common.dataset import DatasetClass, DatasetWafer, GeneratedWafers, Origin
 from services.common.wafer_set import GridSequence
 from services.generator.domain import ClassOutcome, ClassRequest, LearnedOptions, VariationOptions
+from services.generator.real_wafers import even_places
 from services.generator.realism import Judges, Look, RealismMeter
-from services.generator.recognition import even_places
 from services.generator.shards import Chunk, Shards
 from services.generator.variations import VariationMaker, settings_for
 
@@ -87,18 +87,6 @@ class _Maker:
     eligible: NDArray[np.intp]
     arranged: Callable[[NDArray[np.intp]], NDArray[np.intp]] = lambda parents: parents
     threads: int = 1
-
-
-def real_parents(dataset: Dataset, class_id: str) -> list[DatasetWafer]:
-    """Returns the wafers of a class that others may be made from: training wafers that were not generated.
-
-    They show no other class: which of its patterns a wafer made from a mixture shows is not known.
-    """
-    return [
-        wafer
-        for wafer in dataset.iter_wafers(Split.TRAIN)
-        if wafer.class_ids == (class_id,) and wafer.origin not in GENERATED
-    ]
 
 
 class ClassProduction:

@@ -22,7 +22,8 @@ from services.common.evaluation import confusion_matrix, macro_f1, number_lots
 from services.common.head import Array
 from services.generator.domain import Proof
 from services.generator.embedding import WaferEmbedding
-from services.generator.recognition import Wafers, real_wafers, taught_head
+from services.generator.real_wafers import Wafers, even_sample, real_by_class
+from services.generator.recognition import taught_head
 
 DRAWS = 10
 """Draws of the wafers taught."""
@@ -54,7 +55,7 @@ def prove(
     Raises:
         FailedPreconditionError: Fewer than two classes have wafers to teach and to judge.
     """
-    grids, names, _ = real_wafers(dataset, (Split.TRAIN,), MOST_TAUGHT)
+    grids, names, _ = even_sample(real_by_class(dataset, Split.TRAIN), MOST_TAUGHT)
     classes = sorted(set(names))
     judges, truths, lots = judging_wafers(dataset, classes)
     if len(classes) < 2 or len(set(truths)) < 2:
@@ -111,7 +112,7 @@ def judging_wafers(dataset: Dataset, classes: Sequence[str]) -> Wafers:
         dataset: The data set version.
         classes: Classes that are taught; wafers of others do not judge.
     """
-    grids, names, lots = real_wafers(dataset, (Split.TUNE, Split.TEST), MOST_JUDGES)
+    grids, names, lots = even_sample(real_by_class(dataset, Split.TUNE, Split.TEST), MOST_JUDGES)
     kept = [place for place, name in enumerate(names) if name in classes]
     return (
         [grids[place] for place in kept],

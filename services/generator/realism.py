@@ -14,7 +14,8 @@ from services.common.wafer_set import GridSequence
 from services.generator.domain import Realism
 from services.generator.embedding import WaferEmbedding
 from services.generator.likeness import frechet_distance, precision_and_recall
-from services.generator.recognition import Recogniser, even_places
+from services.generator.real_wafers import even_places
+from services.generator.recognition import Recogniser
 
 SIDE = 32
 """Side of the grid on which fail maps are compared, cells."""

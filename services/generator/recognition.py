@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.dataset import GENERATED, Dataset, Split
+from services.common.dataset import DatasetWafer
 from services.common.head import (
     Array,
     Head,
@@ -20,6 +20,7 @@ from services.common.head import (
     train_epoch,
 )
 from services.generator.embedding import WaferEmbedding
+from services.generator.real_wafers import even_sample
 
 MOST_TAUGHT = 100
 """Most wafers of each class that the classifier learns from."""
@@ -27,9 +28,6 @@ FLOOR_QUANTILE = 0.05
 """Share of the real wafers of a class that a generated wafer must be surer than."""
 _EPOCHS, _BATCH, _LEARNING_RATE, _FOLDS = 20, 16, 1e-3, 5
 _STREAM = 31
-
-Wafers = tuple[list[NDArray[np.uint8]], list[str], list[str]]
-"""Die grids, classes and lots."""
 
 
 class Recogniser:
@@ -81,46 +79,24 @@ def taught_head(embeddings: Array, labels: NDArray[np.int64], classes: int, seed
     return state.head
 
 
-def recogniser_of(dataset: Dataset, embedding: WaferEmbedding, seed: int) -> tuple[Recogniser | None, dict[str, int]]:
-    """Returns a classifier taught on the real training wafers of a data set version, and the number of each class.
+def recogniser_of(
+    real: Mapping[str, Sequence[DatasetWafer]], embedding: WaferEmbedding, seed: int
+) -> tuple[Recogniser | None, dict[str, int]]:
+    """Returns a classifier taught on real training wafers, and the number of each class.
 
-    Wafers that show several patterns teach nothing here. None where fewer than two classes have wafers.
+    None where fewer than two classes have wafers.
 
     Args:
-        dataset: The data set version.
+        real: Real training wafers of each class.
         embedding: What it sees.
         seed: Seed of everything random.
     """
-    grids, names, lots = real_wafers(dataset, (Split.TRAIN,), MOST_TAUGHT)
-    numbers = {class_id: number for number, class_id in enumerate(dict.fromkeys(names))}
+    grids, names, lots = even_sample(real, MOST_TAUGHT)
+    numbers = {class_id: number for number, class_id in enumerate(real)}
     if len(numbers) < 2:
         return None, numbers
     labels = np.array([numbers[name] for name in names])
     return Recogniser(embedding.embed(grids), labels, lots, len(numbers), seed), numbers
-
-
-def real_wafers(dataset: Dataset, sides: Sequence[Split], most: int) -> Wafers:
-    """Returns die grids, classes and lots of real wafers that show one pattern, at most so many of a class.
-
-    Args:
-        dataset: The data set version.
-        sides: Sides that they stand on.
-        most: Most wafers of a class; of more, an even sample. Wafers of a class come one after the other.
-    """
-    by_class: dict[str, list[tuple[NDArray[np.uint8], str]]] = {}
-    for side in sides:
-        for wafer in dataset.iter_wafers(side):
-            if not wafer.also and wafer.origin not in GENERATED:
-                by_class.setdefault(wafer.class_id, []).append((wafer.dies, wafer.lot))
-    chosen = [
-        (wafers[place], name) for name, wafers in by_class.items() for place in even_places(len(wafers), most).tolist()
-    ]
-    return [dies for (dies, _), _ in chosen], [name for _, name in chosen], [lot for (_, lot), _ in chosen]
-
-
-def even_places(count: int, most: int) -> NDArray[np.intp]:
-    """Returns at most so many positions spread evenly over `count`."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.intp))
 
 
 def _apart(embeddings: Array, labels: NDArray[np.int64], lots: Sequence[str], classes: int, seed: int) -> Array:

@@ -18,13 +18,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.dataset import open_dataset
+from services.common.dataset import Split, open_dataset
 from services.common.errors import InvalidArgumentError
 from services.common.jobs.run_folder import RunFolder
 from services.common.jobs.worker import JobContext, open_context, outcome_of
 from services.generator.domain import GenerationSpec, LearnedOptions, check_against
 from services.generator.embedding import WaferEmbedding
 from services.generator.production import Progress
+from services.generator.real_wafers import real_by_class
 from services.generator.realism import Judges
 from services.generator.worker import judges_of, production_of
 
@@ -45,12 +46,13 @@ def make_share(context: JobContext, index: int, of: int) -> int:
     check_against(spec, dataset.manifest)
     # Only learned wafers are shown to judges before they are kept; what the figures need is up to the last attempt.
     learned = any(isinstance(each.method, LearnedOptions) for each in spec.classes)
+    real = real_by_class(dataset, Split.TRAIN)
     judged: Sequence[Judges | None] = [None] * len(spec.classes)
     if learned:
-        judged = judges_of(dataset, spec, WaferEmbedding())
+        judged = judges_of(real, spec, WaferEmbedding())
     made = 0
     for number, judges in enumerate(judged):
-        production = production_of(context, dataset, spec, number, _Watch(context), judges)
+        production = production_of(context, dataset, spec, number, real, _Watch(context), judges)
         made += sum(len(wafers) for wafers in production.wafers(range(index, production.shards_wanted, of)))
     return made
 

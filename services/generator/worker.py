@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.dataset import Dataset, DatasetWriter, open_dataset, read_manifest
+from services.common.dataset import Dataset, DatasetWafer, DatasetWriter, Split, open_dataset, read_manifest
 from services.common.errors import NotFoundError
 from services.common.files import write_file
 from services.common.jobs.worker import PROGRESS_KIND, JobContext, run_worker
@@ -31,8 +31,9 @@ from services.generator.domain import (
     class_of,
 )
 from services.generator.embedding import WIDTH, WaferEmbedding
-from services.generator.production import ClassProduction, Listener, Progress, real_parents
+from services.generator.production import ClassProduction, Listener, Progress
 from services.generator.proof import DRAWS, prove
+from services.generator.real_wafers import real_by_class
 from services.generator.realism import Judges
 from services.generator.recognition import recogniser_of
 from services.generator.shards import Shards, remove_old_shards
@@ -58,10 +59,11 @@ def work(context: JobContext) -> dict[str, Any]:
     made: dict[str, NDArray[np.float32]] = {}
     weights = np.array([_weight(request) for request in spec.classes])
     with DatasetWriter(context.store, dataset_id, dataset.classes, parent=dataset.manifest.dataset_id) as writer:
-        for index, (request, judges) in enumerate(zip(spec.classes, judges_of(dataset, spec, embedding), strict=True)):
+        real = real_by_class(dataset, Split.TRAIN)
+        for index, (request, judges) in enumerate(zip(spec.classes, judges_of(real, spec, embedding), strict=True)):
             begin, weight = weights[:index].sum() / weights.sum(), weights[index] / weights.sum()
             reporter = _Reporter(context, request.class_id, float(begin), float(weight))
-            production = production_of(context, dataset, spec, index, reporter, judges)
+            production = production_of(context, dataset, spec, index, real, reporter, judges)
             for wafers in production.wafers():
                 writer.add_generated(wafers)
             outcomes.append(production.outcome())
@@ -83,9 +85,24 @@ def work(context: JobContext) -> dict[str, Any]:
 
 
 def production_of(
-    context: JobContext, dataset: Dataset, spec: GenerationSpec, index: int, listener: Listener, judges: Judges | None
+    context: JobContext,
+    dataset: Dataset,
+    spec: GenerationSpec,
+    index: int,
+    real: Mapping[str, Sequence[DatasetWafer]],
+    listener: Listener,
+    judges: Judges | None,
 ) -> ClassProduction:
     """Returns what makes the wafers of one class of a job.
+
+    Args:
+        context: The job.
+        dataset: The data set version with the parents.
+        spec: The whole request.
+        index: Position of the class in it.
+        real: Real training wafers of each class, from `real_by_class`.
+        listener: Hears how it goes.
+        judges: What looks at the wafers; None: nothing does.
 
     Raises:
         NotFoundError: The class is not there.
@@ -93,7 +110,7 @@ def production_of(
     """
     request = spec.classes[index]
     class_ = class_of(dataset.classes, request.class_id)
-    parents = real_parents(dataset, request.class_id)
+    parents = real.get(request.class_id, ())
     check_parents(request, class_, len(parents))
     wafers_depend_on = {
         "dataset": dataset.manifest.sha256,
@@ -113,9 +130,11 @@ def production_of(
     )
 
 
-def judges_of(dataset: Dataset, spec: GenerationSpec, embedding: WaferEmbedding) -> list[Judges]:
-    """Returns what judges the wafers of each class of a job."""
-    recogniser, numbers = recogniser_of(dataset, embedding, spec.seed)
+def judges_of(
+    real: Mapping[str, Sequence[DatasetWafer]], spec: GenerationSpec, embedding: WaferEmbedding
+) -> list[Judges]:
+    """Returns what judges the wafers of each class of a job, from the real training wafers of all classes."""
+    recogniser, numbers = recogniser_of(real, embedding, spec.seed)
     return [Judges(embedding, recogniser, numbers.get(request.class_id, 0)) for request in spec.classes]
 
 

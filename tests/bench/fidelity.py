@@ -36,8 +36,9 @@ from services.common.wafer_set import read_wafer_set
 from services.generator.domain import ClassRequest, LearnedOptions, VariationOptions
 from services.generator.embedding import WaferEmbedding
 from services.generator.production import ClassProduction
+from services.generator.real_wafers import even_places
 from services.generator.realism import Judges, RealismMeter
-from services.generator.recognition import MOST_TAUGHT, Recogniser, even_places
+from services.generator.recognition import MOST_TAUGHT, Recogniser
 from services.generator.shards import Shards
 
 CLASSES = ("Center", "Donut", "Edge-Loc", "Edge-Ring", "Loc", "Near-full", "Random", "Scratch")

@@ -6,7 +6,7 @@ import numpy as np
 
 from services.common.dataset import DatasetClass, DatasetWafer, DatasetWriter, Origin, Split, open_dataset
 from services.common.store import open_store
-from services.generator.production import real_parents
+from services.generator.real_wafers import real_by_class
 
 
 def test_parents_are_real_training_wafers_that_show_their_class_alone(tmp_path):
@@ -23,4 +23,4 @@ def test_parents_are_real_training_wafers_that_show_their_class_alone(tmp_path):
     with DatasetWriter(store, "d", [DatasetClass("a", "A"), DatasetClass("b", "B")]) as writer:
         writer.add(wafers)
         writer.finish()
-    assert [each.wafer_id for each in real_parents(open_dataset(store, "d"), "a")] == ["alone"]
+    assert [each.wafer_id for each in real_by_class(open_dataset(store, "d"), Split.TRAIN)["a"]] == ["alone"]

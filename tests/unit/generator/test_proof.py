@@ -10,8 +10,9 @@ from services.common.errors import FailedPreconditionError
 from services.common.store import open_store
 from services.generator.domain import ClassRequest, GenerationSpec, VariationOptions, check_against
 from services.generator.embedding import WaferEmbedding
-from services.generator.production import ClassProduction, Progress, real_parents
+from services.generator.production import ClassProduction, Progress
 from services.generator.proof import DRAWS, judging_wafers, prove
+from services.generator.real_wafers import real_by_class
 from services.generator.shards import Shards
 from services.generator.simulator import SimulatedClass, simulate
 
@@ -64,7 +65,7 @@ def test_children_inherit_lots_that_teach(dataset: Dataset, tmp_path: Path) -> N
         def progressed(self, progress: Progress) -> None: ...
         def previewed(self, grids: object) -> None: ...
 
-    parents = real_parents(dataset, "Donut")
+    parents = real_by_class(dataset, Split.TRAIN)["Donut"]
     production = ClassProduction(
         ClassRequest("Donut", 40, VariationOptions()),
         DatasetClass("Donut", "Donut", "Donut"),
