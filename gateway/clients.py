@@ -222,12 +222,25 @@ class GeneratorClient:
     async def run_simulation(self, simulation: Simulation) -> AsyncIterator[tuple[int, WaferMap]]:
         """Yields the wafers of a simulation: position of its class, and the wafer.
 
+        A long one outlives its connection, and goes on where it was on another one.
+
         Raises:
             InvalidArgumentError: With a violation for each wrong field.
+            UnavailableError: The generator went away, and another call brought nothing more.
         """
-        async for batch in self._stub.SimulateWafers(converters.simulation_to_proto(simulation)):
-            for index, message in zip(batch.class_indexes, batch.wafers, strict=True):
-                yield index, from_proto(message, "wafers")
+        received = 0
+        while True:
+            before = received
+            try:
+                async for batch in self._stub.SimulateWafers(converters.simulation_to_proto(simulation, received)):
+                    received += 1
+                    for index, message in zip(batch.class_indexes, batch.wafers, strict=True):
+                        yield index, from_proto(message, "wafers")
+            except UnavailableError:
+                if received == before:
+                    raise
+            else:
+                return
 
     async def queue(self) -> QueueState:
         """Returns how many jobs wait and run."""

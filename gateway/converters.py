@@ -239,8 +239,8 @@ def request_from_proto(message: generator_pb2.ClassGeneration) -> GenerationRequ
     return GenerationRequest(message.class_id, message.count, Method.VARIATIONS, VariationOptions(**given))
 
 
-def simulation_to_proto(simulation: Simulation) -> generator_pb2.SimulateWafersRequest:
-    """Returns the message of what to simulate."""
+def simulation_to_proto(simulation: Simulation, skip: int = 0) -> generator_pb2.SimulateWafersRequest:
+    """Returns the message of what to simulate, but for so many messages at the beginning."""
     return generator_pb2.SimulateWafersRequest(
         classes=[
             generator_pb2.SimulatedClass(patterns=each.patterns, count=each.count, strength=_range(each.strength))
@@ -253,6 +253,7 @@ def simulation_to_proto(simulation: Simulation) -> generator_pb2.SimulateWafersR
         sides=_range(simulation.sides),
         aspect=_range(simulation.aspect),
         background_fail_rate=_range(simulation.background_fail_rate),
+        skip=skip,
     )
 
 

@@ -134,6 +134,7 @@ def simulation_from_proto(request: generator_pb2.SimulateWafersRequest) -> Itera
     expect(0 <= request.seed <= MAX_SEED, "seed", f"0 to {MAX_SEED}", request.seed)
     expect(0 <= request.wafers_per_lot <= 25, "wafers_per_lot", "1 to 25, or 0 for 5", request.wafers_per_lot)
     expect((request.rows == 0) == (request.columns == 0), "columns", "both rows and columns or none", request.columns)
+    expect(request.skip >= 0, "skip", "0 or more", request.skip)
     for name in ("rows", "columns"):
         side = getattr(request, name)
         expect(side == 0 or 8 <= side <= 300, name, "8 to 300, or 0 for products of many sizes", side)
@@ -154,6 +155,7 @@ def simulation_from_proto(request: generator_pb2.SimulateWafersRequest) -> Itera
         sides=sides,
         aspect=aspect,
         background=background,
+        skip=request.skip,
     )
 
 

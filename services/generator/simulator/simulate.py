@@ -73,6 +73,7 @@ def simulate(
     sides: Range | None = None,
     aspect: Range | None = None,
     background: Range | None = None,
+    skip: int = 0,
 ) -> Iterator[SimulatedBatch]:
     """Simulates the wafers of each class in turn, a batch at a time.
 
@@ -88,23 +89,28 @@ def simulate(
         sides: Mean of rows and columns of products of many sizes; None takes the spread of `random_product`.
         aspect: Rows / columns of products of many sizes; None likewise.
         background: Share of dies that fail without a pattern, 0 to below 1; None takes that of `background_yield`.
+        skip: Batches to leave out at the beginning, which then cost little.
     """
+    left_out = 0
     for class_index, wanted in enumerate(classes):
         made = number = 0
         while made < wanted.count:
             rng = np.random.default_rng((seed, _PRODUCT_STREAM, number))
             product = random_product(rng, rows, columns, sides, aspect)
             lots = _lots_of(product, wafers_per_lot)
-            draws = Draws(np.random.default_rng((seed, _WAFER_STREAM, class_index, number)), lots, wafers_per_lot)
-            dies = simulate_batch(draws, product, wanted.patterns, wanted.strength, background)
-            kept = min(wanted.count - made, draws.wafers)
-            yield SimulatedBatch(
-                class_index,
-                product,
-                dies[:kept],
-                [f"S{seed}-{class_index}-{number}-{lot}" for lot in draws.lot_of_wafer[:kept]],
-                [wafer % wafers_per_lot + 1 for wafer in range(kept)],
-            )
+            kept = min(wanted.count - made, lots * wafers_per_lot)
+            if left_out < skip:
+                left_out += 1
+            else:
+                draws = Draws(np.random.default_rng((seed, _WAFER_STREAM, class_index, number)), lots, wafers_per_lot)
+                dies = simulate_batch(draws, product, wanted.patterns, wanted.strength, background)
+                yield SimulatedBatch(
+                    class_index,
+                    product,
+                    dies[:kept],
+                    [f"S{seed}-{class_index}-{number}-{lot}" for lot in draws.lot_of_wafer[:kept]],
+                    [wafer % wafers_per_lot + 1 for wafer in range(kept)],
+                )
             made += kept
             number += 1
 

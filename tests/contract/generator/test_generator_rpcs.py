@@ -260,6 +260,9 @@ async def test_simulated_wafers_stream_in_order_with_lots(stub) -> None:
     assert len({wafer.identity.lot for wafer in wafers}) == 4 + 3
     assert len({wafer.identity.wafer for wafer in wafers}) == 19
     assert all(wafer.identity.product and wafer.geometry.die_pitch_x_mm > 0 for wafer in wafers)
+    request.skip = 1
+    rest = [from_proto(wafer) async for response in stub.SimulateWafers(request) for wafer in response.wafers]
+    assert [wafer.sha256() for wafer in rest] == [wafer.sha256() for wafer in wafers[12:]]
 
 
 @pytest.mark.parametrize(
@@ -275,6 +278,7 @@ async def test_simulated_wafers_stream_in_order_with_lots(stub) -> None:
         ({"rows": 7, "columns": 20}, "rows"),
         ({"rows": 20, "columns": 301}, "columns"),
         ({"seed": -1}, "seed"),
+        ({"skip": -1}, "skip"),
         ({"sides": {"low": 7, "high": 30}}, "sides"),
         ({"sides": {"low": 40, "high": 30}}, "sides"),
         ({"sides": {"low": 20, "high": 30}, "rows": 20, "columns": 20}, "sides"),

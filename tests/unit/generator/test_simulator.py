@@ -51,6 +51,17 @@ def test_all_classes_run_through_the_same_products() -> None:
     assert sizes[0] == sizes[1]
 
 
+def test_what_is_left_out_at_the_beginning_changes_nothing_of_the_rest() -> None:
+    classes = [SimulatedClass(("Center",), 90), SimulatedClass(("none",), 90)]
+    whole = list(simulate(classes, seed=2))
+    # In the first class, and at the end of it.
+    first = sum(batch.class_index == 0 for batch in whole)
+    for skip in (1, first, len(whole)):
+        rest = list(simulate(classes, seed=2, skip=skip))
+        assert [batch.lots for batch in rest] == [batch.lots for batch in whole[skip:]]
+        assert all(np.array_equal(a.dies, b.dies) for a, b in zip(rest, whole[skip:], strict=True))
+
+
 def test_lots_have_the_size_asked_for_and_slots_from_one() -> None:
     batches = made("none", 40, wafers_per_lot=4)
     lots = [lot for batch in batches for lot in batch.lots]

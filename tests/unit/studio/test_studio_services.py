@@ -425,6 +425,19 @@ def _simulate(request: Any) -> list[Any]:
     return batches
 
 
+async def test_a_simulation_goes_on_where_its_connection_broke_off(studio: Studio, services: FakeServices) -> None:
+    def broken_off(request: Any) -> list[Any]:
+        rest = _simulate(request)[request.skip :]
+        return rest if request.skip else [*rest[:2], UnavailableError("The connection is old.")]
+
+    services.always("SimulateWafers", broken_off)
+    await studio.sample.ensure()
+    await assert_eventually(lambda: studio.sample.progress().state is SampleState.READY)
+    assert [request.skip for request in services.requests["SimulateWafers"]] == [0, 2]
+    (summary,) = await studio.projects.list()
+    assert summary.wafers == len(PATTERNS) * WAFERS
+
+
 async def test_the_sample_project_is_made_once_even_when_the_generator_starts_late(
     studio: Studio, services: FakeServices, settings: GatewaySettings
 ) -> None:
