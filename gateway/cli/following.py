@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -86,13 +86,14 @@ async def follow_training(clients: Clients, output: Output, run_id: str) -> Trai
     return run
 
 
-async def follow_generation(clients: Clients, output: Output, run_id: str) -> GenerationRun:
+async def follow_generation(clients: Clients, output: Output, run_id: str, names: Mapping[str, str]) -> GenerationRun:
     """Shows a generation until it ends and returns it.
 
     Args:
         clients: The services.
         output: Where to show it.
         run_id: The generation.
+        names: Name of each class, by its id.
 
     Raises:
         JobFailedError: It failed or was cancelled.
@@ -103,14 +104,20 @@ async def follow_generation(clients: Clients, output: Output, run_id: str) -> Ge
         async for event in _events(lambda after: clients.generator.watch(run_id, after)):
             match event:
                 case GenerationProgress():
-                    description = f"{event.class_id}: {event.stage} {event.done}/{event.total}"
-                    bar.update(task, description=description, completed=event.progress)
+                    bar.update(task, description=progress_text(event, names), completed=event.progress)
                 case JobStateChanged(state=JobState.QUEUED, reason=reason) if reason:  # it will be tried again
                     output.say(f"waiting again: {reason}")
     run = await clients.generator.get(run_id)
     if run.state is not JobState.SUCCEEDED:
         raise JobFailedError("generation", run_id, run.problem)
     return run
+
+
+def progress_text(event: GenerationProgress, names: Mapping[str, str]) -> str:
+    """Says what a generation is at."""
+    if event.stage == "proving":
+        return f"teaching with and without the wafers made: {event.done} of {event.total} draws"
+    return f"{names.get(event.class_id, event.class_id)}: {event.stage} {event.done}/{event.total}"
 
 
 @contextlib.asynccontextmanager

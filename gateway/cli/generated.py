@@ -33,34 +33,30 @@ def show_generation(output: Output, run: GenerationRun, frozen: Frozen) -> None:
     if run.result is None:
         return
     names = {each.class_id: each.display_name for each in frozen.classes}
-    rows = [
+    # Two tables, so that each fits a terminal of 80 columns.
+    made = [
         (
             names.get(each.class_id, each.class_id),
             each.count,
             each.parents,
             each.rejected,
-            f"{each.realism.nearest_distance:.3f} / {each.realism.nearest_distance_real:.3f}",
-            f"{each.realism.fail_fraction:.3f} / {each.realism.fail_fraction_real:.3f}",
             f"{each.realism.copied_share:.1%}",
             f"{_figure(each.realism.precision, '.0%')} / {_figure(each.realism.recall, '.0%')}",
+        )
+        for each in run.result.classes
+    ]
+    output.table("Generated wafers", ("class", ">made", ">from", ">thrown out", ">copies", ">precision / recall"), made)
+    compared = [
+        (
+            names.get(each.class_id, each.class_id),
+            f"{each.realism.nearest_distance:.3f} / {each.realism.nearest_distance_real:.3f}",
+            f"{each.realism.fail_fraction:.3f} / {each.realism.fail_fraction_real:.3f}",
             f"{_figure(each.realism.frechet_distance, '.3f')} / {_figure(each.realism.frechet_distance_real, '.3f')}",
             f"{_figure(each.realism.recognised_share, '.0%')} / {_figure(each.realism.recognised_share_real, '.0%')}",
         )
         for each in run.result.classes
     ]
-    columns = (
-        "class",
-        ">made",
-        ">from",
-        ">thrown out",
-        ">distance made / real",
-        ">fails made / real",
-        ">copies",
-        ">precision / recall",
-        ">Frechet made / real",
-        ">recognised made / real",
-    )
-    output.table("Generated wafers", columns, rows)
+    output.table("Made / real", ("class", ">distance", ">fails", ">Frechet", ">recognised"), compared)
     output.say(
         f"data set version {run.result.dataset_id}   {run.result.seconds:.1f} s   "
         f"peak memory {run.result.peak_memory_bytes / 2**20:,.0f} MiB"

@@ -18,7 +18,7 @@ from gateway.cli.output import Output
 from gateway.cli.simulating import simulate_to
 from gateway.cli.wafers import Frozen, TaughtWafers, class_id, described, freeze, read_taught
 from gateway.values import VARIATION_LIMITS, GenerationRequest, GenerationRun, Method, VariationOptions
-from services.common.errors import AlreadyExistsError, InvalidArgumentError
+from services.common.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError
 from services.common.store import open_store
 
 DEFAULT_COUNT = 100
@@ -188,6 +188,11 @@ def generate(
             f"{'neither' if simulate is None else 'both'}.",
             field="--generating_dir",
         )
+    if simulate is not None and prove:
+        raise InvalidArgumentError(
+            "Expected --prove with --generating_dir: real wafers judge whether others help. Received: --simulate.",
+            field="--prove",
+        )
     if simulate is not None:
         asyncio.run(simulate_to(Output(as_json), reach, simulate, out, seed))
         return
@@ -250,8 +255,17 @@ async def _generate(
     """Reads, freezes, makes, writes, tells."""
     taught = read_taught(folder)
     wanted_of = requests(wanted, taught, count, options)
+    present = set(taught.labels)
+    if prove and len(present) < 2:
+        raise FailedPreconditionError(
+            "Expected wafers of at least two classes, which a classifier tells apart, for --prove. Received: "
+            f"{', '.join(present)}. Add a folder with wafers of another class, or generate without --prove.",
+            reason="TOO_FEW_CLASSES",
+        )
     store = open_store(reach.settings().resolved_store_url)
     frozen = freeze(store, taught, hold_back=prove)
+    for sentence in frozen.warnings:
+        output.warn(sentence)
     if taught.skipped:
         output.warn(f"{len(taught.skipped)} files could not be read:\n{described(taught.skipped)}")
     async with reach.services(output, "generator") as session:
@@ -325,10 +339,12 @@ async def make_more(
     started = await clients.generator.create(
         frozen.dataset_id, wanted, seed=seed, display_name=name, request_id=uuid.uuid4().hex, prove=prove
     )
+    output.say(f"Generation {started.run_id}")
     async with cancelled_with_command(
         output,
         lambda: clients.generator.cancel(started.run_id),
         embedded="generator" in session.embedded,
         what=f"Generation {started.run_id}",
     ):
-        return await follow_generation(clients, output, started.run_id)
+        names = {each.class_id: each.display_name for each in frozen.classes}
+        return await follow_generation(clients, output, started.run_id, names)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -125,6 +126,36 @@ def test_generate_makes_wafers_of_the_seed_command(call, served, class_folders, 
     code, _, err = call(*arguments, "--out", tmp_path / "made", "--home", served)
     assert code == 4
     assert "new or empty folder" in err
+
+
+def test_generate_tells_whether_the_wafers_help(call, served, class_folders, tmp_path):
+    prove = ("--prove", "--count", 5, "--home", served)
+    out_of = ("--out", tmp_path / "made")
+    code, out, err = call("generate", "--generating_dir", class_folders, *prove, *out_of, "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    proof = told["proof"]
+    assert proof["low"] <= proof["difference"] <= proof["high"]
+    parents = sum(each["parents"] for each in told["classes"].values())
+    # The wafers that judge are no parents.
+    assert proof["judged_wafers"] == 2 * CLASS_WAFERS - parents > 0
+    assert f"Generation {told['job'].removeprefix('generationJobs/')}" in err
+    assert "95 % interval" in err
+    assert f"judged by {proof['judged_wafers']} wafers of {proof['judged_lots']} lots set aside" in " ".join(
+        err.split()
+    )
+    # Nothing is cut off, although the console is 80 columns wide.
+    assert "recognised" in err
+    assert "…" not in err
+    # What cannot be proved is refused before anything is made.
+    shutil.copytree(class_folders / "ring", tmp_path / "single" / "ring")
+    code, _, err = call("generate", "--generating_dir", tmp_path / "single", *prove, "--out", tmp_path / "more")
+    assert code == 4
+    assert "without --prove" in err
+    assert not (tmp_path / "more").exists()
+    code, _, err = call("generate", "--simulate", tmp_path / "spec.yaml", "--prove", "--home", served)
+    assert code == 2
+    assert "--generating_dir" in err
 
 
 def test_generate_simulates_what_a_file_describes(call, served, tmp_path):
