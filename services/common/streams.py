@@ -41,5 +41,7 @@ async def until_draining(items: AsyncIterator[Item], draining: asyncio.Event, ne
             if task is not None and not task.done():
                 task.cancel()
                 await asyncio.wait({task})
+            if task is not None and not task.cancelled():
+                task.exception()  # nobody else asks for it, and asyncio would log that
         if (close := getattr(iterator, "aclose", None)) is not None:
             await close()
