@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -31,7 +31,7 @@ from gateway.values import (
     TrainingOptions,
     TrainingRun,
 )
-from services.common.client import connect
+from services.common.client import connect, replicas_of
 from services.common.errors import UnavailableError
 from services.common.resource_names import DatasetVersionName, GenerationJobName, TrainingJobName
 from services.common.wafer_map import WaferMap
@@ -253,9 +253,12 @@ class PredictorClient:
 
     Args:
         channel: Open channel to it.
+        address: Where it listens; a name of several replicas makes each of them load and unload.
+        key: Key to show where it asks for one.
     """
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, address: str, key: str = "") -> None:
+        self._address, self._key = address, key
         self._stub = predictor_pb2_grpc.PredictorServiceStub(channel)  # type: ignore[no-untyped-call]
         self._repository = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
 
@@ -299,14 +302,34 @@ class PredictorClient:
         return tuple(converters.indexed_model(each) for each in response.models)
 
     async def load(self, model_id: str) -> None:
-        """Loads the newest version of a model."""
+        """Loads the newest version of a model, in every replica."""
         request = grpc_service_pb2.RepositoryModelLoadRequest(model_name=model_id)
-        await self._repository.RepositoryModelLoad(request, timeout=_LOAD_TIMEOUT_S)
+        await self._everywhere(lambda stub: stub.RepositoryModelLoad(request, timeout=_LOAD_TIMEOUT_S))
 
     async def unload(self, model_id: str) -> None:
-        """Takes a model out of service."""
+        """Takes a model out of service, in every replica."""
         request = grpc_service_pb2.RepositoryModelUnloadRequest(model_name=model_id)
-        await self._repository.RepositoryModelUnload(request, timeout=_LOAD_TIMEOUT_S)
+        await self._everywhere(lambda stub: stub.RepositoryModelUnload(request, timeout=_LOAD_TIMEOUT_S))
+
+    async def _everywhere(self, call: Callable[[Any], Any]) -> None:
+        """Makes a call to each replica; one that is going or coming needs none: it loads the repository as it starts.
+
+        Raises:
+            TeachwaferError: That of a replica that refused, or that of the last one when none could be reached.
+        """
+        replicas = await replicas_of(self._address)
+        if len(replicas) == 1:
+            await call(self._repository)
+            return
+        answers = await asyncio.gather(*(self._at(each, call) for each in replicas), return_exceptions=True)
+        failures = [each for each in answers if isinstance(each, BaseException)]
+        refused = [each for each in failures if not isinstance(each, UnavailableError)]
+        if refused or len(failures) == len(replicas):
+            raise (refused or failures)[-1]
+
+    async def _at(self, address: str, call: Callable[[Any], Any]) -> None:
+        async with connect(address, key=self._key) as channel:
+            await call(grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel))  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +367,7 @@ class Clients:
         return cls(
             TrainerClient(channels["trainer"]),
             GeneratorClient(channels["generator"]),
-            PredictorClient(channels["predictor"]),
+            PredictorClient(channels["predictor"], addresses["predictor"], keys["predictor"]),
             channels,
             addresses,
         )

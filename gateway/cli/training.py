@@ -50,7 +50,10 @@ def train(
     augmentation: Annotated[
         float, typer.Option(min=0, max=1, help="Strength of rotation, mirroring and noise at teaching.")
     ] = _DEFAULTS.augmentation,
-    fine_tune: Annotated[bool, typer.Option(help="Teach the pretrained weights, too.")] = _DEFAULTS.fine_tune,
+    fine_tune: Annotated[
+        bool | None,
+        typer.Option(help="Teach the pretrained weights, too. Default: with several patterns.", show_default=False),
+    ] = _DEFAULTS.fine_tune,
     early_stopping_epochs: Annotated[
         int,
         typer.Option(

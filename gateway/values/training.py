@@ -33,7 +33,7 @@ class TrainingOptions:
         augmentation: Strength of rotation, mirroring and die noise, 0 to 1.
         use_generated: Whether generated wafers enter training.
         seed: Seed of everything random, 0 to 2^32-1.
-        fine_tune: Whether the pretrained weights are taught too.
+        fine_tune: Whether the pretrained weights are taught too; None: where the trainer knows that it pays.
         early_stopping_epochs: Epochs without a better tune score before it stops; 0 never.
     """
 
@@ -45,7 +45,7 @@ class TrainingOptions:
     augmentation: float = 1.0
     use_generated: bool = True
     seed: int = 0
-    fine_tune: bool = True
+    fine_tune: bool | None = None
     early_stopping_epochs: int = 10
 
 

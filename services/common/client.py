@@ -6,7 +6,9 @@ twice; errors are raised as the classes of services.common.errors.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from services.common.errors import InvalidArgumentError, from_rpc_error
+from services.common.errors import InvalidArgumentError, UnavailableError, from_rpc_error
 from services.common.interceptors import REQUEST_ID_KEY
 from services.common.logs import request_id_var
 from services.common.server import DEFAULT_MAX_MESSAGE_BYTES, TlsFiles
@@ -93,6 +95,31 @@ def connect(
     if tls is None:
         return grpc.aio.insecure_channel(address, **settings)
     return grpc.aio.secure_channel(address, _channel_credentials(tls), **settings)
+
+
+async def replicas_of(address: str) -> list[str]:
+    """Returns the address of each replica behind an address, for what all of them must hear.
+
+    Args:
+        address: As for `connect`; also `ipv4:host:port,host:port`.
+
+    Raises:
+        UnavailableError: The name is not known.
+    """
+    scheme, _, rest = address.partition(":")
+    if scheme in ("ipv4", "ipv6"):
+        return rest.split(",")
+    if scheme == "unix":
+        return [address]
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise UnavailableError(
+            f"Expected {address} to name a service. Received: {error.strerror}. Is it running, and the address right?"
+        ) from error
+    hosts = dict.fromkeys(each[4][0] for each in found)
+    return [f"[{each}]:{port}" if ":" in str(each) else f"{each}:{port}" for each in hosts]
 
 
 def connect_sync(

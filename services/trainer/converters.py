@@ -25,6 +25,7 @@ from services.trainer.domain import (
     EpochReport,
     TrainingConfig,
     TrainingSpec,
+    fine_tune_pays,
 )
 
 _TASKS = {
@@ -114,7 +115,9 @@ def _config_from_proto(config: trainer_pb2.TrainingConfig) -> TrainingConfig:
     # 0 is "not said", which means the smallest; a number that this version does not know becomes no known size.
     size = config.model_size or trainer_pb2.TrainingConfig.MODEL_SIZE_FAST
     given["model_size"] = MODEL_SIZES[size - 1] if 0 < size <= len(MODEL_SIZES) else str(size)
-    return TrainingConfig(backbone=config.backbone, task=_task_from_proto(config.task), **given)
+    task = _task_from_proto(config.task)
+    given.setdefault("fine_tune", fine_tune_pays(task, config.backbone))
+    return TrainingConfig(backbone=config.backbone, task=task, **given)
 
 
 def _task_from_proto(value: trainer_pb2.TrainingConfig.Task.ValueType) -> Task:

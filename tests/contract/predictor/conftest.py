@@ -47,6 +47,7 @@ class Server:
         draining: Set when it stops.
         rest: Client of the REST form.
         channel: Channel of the stubs.
+        address: Where the stubs' protocols listen.
     """
 
     models: ModelServer
@@ -58,6 +59,7 @@ class Server:
     draining: asyncio.Event
     rest: httpx.AsyncClient
     channel: grpc.aio.Channel
+    address: str
 
 
 Serve = Callable[..., contextlib.AbstractAsyncContextManager[Server]]
@@ -118,6 +120,7 @@ def serve(tmp_path: Path) -> Serve:
                     draining,
                     client,
                     served.channel,
+                    served.address,
                 )
 
     return start

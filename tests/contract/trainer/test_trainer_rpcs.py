@@ -25,7 +25,8 @@ from services.common.jobs.store import JobStore
 from services.common.model_repository import ModelRepository
 from services.common.server import GrpcServer
 from services.common.store import BlobStore, open_store
-from services.trainer.domain import JOB_KIND, TrainingConfig
+from services.common.task import Task
+from services.trainer.domain import JOB_KIND, TrainingConfig, fine_tune_pays
 from services.trainer.servicer import SERVICE_NAME, TrainerServicer, add_to
 from services.trainer.settings import TrainerSettings
 from tests.unit.trainer.wafers import simulated
@@ -120,6 +121,14 @@ async def test_defaults_are_filled_in(stub) -> None:
         assert getattr(made.config, name) == getattr(TrainingConfig(), name)
     assert made.config.learning_rate == pytest.approx(0.001)
     assert made.config.model_size == trainer_pb2.TrainingConfig.MODEL_SIZE_FAST
+
+
+async def test_the_network_itself_is_taught_by_default_only_where_that_pays(stub) -> None:
+    several = create(config={"task": "TASK_SEVERAL_PATTERNS"})
+    assert (await stub.CreateTrainingJob(several)).config.fine_tune
+    assert not (await stub.CreateTrainingJob(create())).config.fine_tune
+    assert (await stub.CreateTrainingJob(create(config={"fine_tune": True}))).config.fine_tune
+    assert fine_tune_pays(Task.SINGLE, "mobilenet-v2")
 
 
 async def test_the_same_request_id_makes_one_job(stub) -> None:

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 SIZE = 16
 BACKBONE = Backbone("tiny", "Tiny", SIZE, "", 0, 0.0)
-CONFIG = TrainingConfig(epochs=9, batch_size=8, learning_rate=0.05, early_stopping_epochs=0)
+CONFIG = TrainingConfig(epochs=9, batch_size=8, learning_rate=0.05, early_stopping_epochs=0, fine_tune=True)
 
 
 @pytest.fixture(scope="module")
