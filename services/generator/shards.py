@@ -32,7 +32,7 @@ from services.common.wafer_set import GridSequence
 KEPT = timedelta(days=7)
 """How long a shard may be found again."""
 _PREFIX = "shards"
-_MAKING = 2  # To be raised when the same request makes other wafers than before.
+_MAKING = 3  # To be raised when the same request makes other wafers than before.
 _SCHEMA = pa.schema([("dies", pa.binary()), ("rows", pa.int32()), ("columns", pa.int32()), ("parent", pa.int32())])
 
 
