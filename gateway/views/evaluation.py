@@ -53,9 +53,9 @@ def known_classes(view: EvaluationView, result: TrainingResult | None) -> list[s
     """Returns the classes that look like a pattern known before: the name, and "Name → Pattern" where they differ."""
     known = result.known_patterns if result else {}
     return [
-        name if name.casefold() == pattern.casefold() else f"{name} → {pattern}"
-        for class_id, pattern in known.items()
-        if (name := view.names.get(class_id))
+        name if name.casefold() == known[class_id].casefold() else f"{name} → {known[class_id]}"
+        for class_id, name in view.names.items()
+        if class_id in known
     ]
 
 

@@ -64,7 +64,7 @@ class HeadState:
         mean: running mean of the gradient.
         square: running mean of its square.
         anchor: float32 (D, classes), the kernel that it is drawn back to.
-        pull: how strongly, in wafers, one number or one a class (classes,); see ANCHOR_WAFERS.
+        pull: how strongly, in wafers; see ANCHOR_WAFERS.
         steps: steps done.
     """
 
@@ -72,17 +72,16 @@ class HeadState:
     mean: Array
     square: Array
     anchor: Array
-    pull: float | Array
+    pull: float
     steps: int = 0
 
     @classmethod
-    def at(cls, head: Head, pull: float | Array = ANCHOR_WAFERS) -> HeadState:
+    def at(cls, head: Head, pull: float = ANCHOR_WAFERS) -> HeadState:
         """Returns the state of a classifier before its first step, drawn back to where it is now.
 
         Args:
             head: the classifier.
-            pull: how strongly, one number or one a class; 0 for embeddings that are not whitened, in which nearness
-                says little.
+            pull: how strongly; 0 for embeddings that are not whitened, in which nearness says little.
         """
         weights = np.concatenate([head.kernel, head.bias[None]]).astype(np.float32)
         return cls(weights, np.zeros_like(weights), np.zeros_like(weights), weights[:-1].copy(), pull)
@@ -174,7 +173,7 @@ def train_epoch(
         learning_rates: step size of each step.
     """
     loss, right = 0.0, 0
-    pull = np.asarray(state.pull, np.float32) / np.float32(len(labels))
+    pull = np.float32(state.pull / len(labels))
     for start in range(0, len(labels), batch_size):
         part, label = embeddings[start : start + batch_size], labels[start : start + batch_size]
         logits = np.float32(LOGIT_SCALE) * (part @ state.weights[:-1] + state.weights[-1])

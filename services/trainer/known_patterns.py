@@ -29,14 +29,12 @@ from services.common.head import (
     train_epoch_on_copies,
 )
 
-MATCH_SHARE = 0.5
+MATCH_SHARE = 0.7
 """A class is a known pattern if its wafers are called so with this mean probability at least,"""
 RIVAL_SHARE = 0.8
 """and no other class with so large a share of it: two classes into which a user parts one pattern are neither."""
 MEAN_WAFERS = 20.0
 """The mean of a known pattern weighs like so many wafers of the user's."""
-PULL_WAFERS = 100.0
-"""The classifier is drawn to known weights as if so many wafers had asked for it."""
 _EPOCHS, _BATCH, _RATE = 10, 128, 1e-3
 
 
@@ -109,7 +107,7 @@ def first_state(
         labels: (N,) their classes.
         classes: number of classes.
         known: patterns that the network knows, or None.
-        pull: how strongly the classifier is drawn back to class means; see `HeadState.at`.
+        pull: how strongly the classifier is drawn back to where it starts; see `HeadState.at`.
     """
     own = prototype_head(embeddings, labels, classes)
     found = known.matches(embeddings, labels, classes) if known is not None else {}
@@ -125,6 +123,4 @@ def first_state(
     # Weights that were learned are longer than means. The others become as long, else no wafer is called theirs.
     others = np.setdiff1d(np.arange(classes), places)
     kernel[:, others] *= np.linalg.norm(kernel[:, places], axis=0).mean()
-    pulls = np.full(classes, pull, np.float32)
-    pulls[places] = PULL_WAFERS
-    return HeadState.at(Head(kernel, bias), pulls), {place: known.names[pattern] for place, pattern in found.items()}
+    return HeadState.at(Head(kernel, bias), pull), {place: known.names[pattern] for place, pattern in found.items()}

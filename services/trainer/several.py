@@ -91,7 +91,7 @@ class SeveralPatterns:
         """Does one pass of logistic regression, each wafer in one of its copies."""
         order = random.permutation(len(copies))
         chosen = copies[order, random.integers(0, copies.shape[1], len(copies))]
-        loss, right, pull = 0.0, 0, np.asarray(state.pull, np.float32) / np.float32(len(copies))
+        loss, right, pull = 0.0, 0, np.float32(state.pull / len(copies))
         for start in range(0, len(order), batch_size):
             part, rows = chosen[start : start + batch_size], order[start : start + batch_size]
             logits = np.float32(LOGIT_SCALE) * (part @ state.weights[:-1] + state.weights[-1])

@@ -353,8 +353,8 @@ class _Teaching:
     def _restore_head(self, arrays: dict[str, NDArray[Any]]) -> HeadState:
         if "best_kernel" in arrays:
             self._best_head = Head(arrays["best_kernel"], arrays["best_bias"])
-        weights, mean, square, anchor, pull = (arrays[name] for name in ("weights", "mean", "square", "anchor", "pull"))
-        return HeadState(weights, mean, square, anchor, pull, int(arrays["steps"]))
+        weights, mean, square, anchor = (arrays[name] for name in ("weights", "mean", "square", "anchor"))
+        return HeadState(weights, mean, square, anchor, self._pull, int(arrays["steps"]))
 
 
 def _fine_tune_budget(wafers: int) -> int:
