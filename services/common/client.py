@@ -7,6 +7,8 @@ twice; errors are raised as the classes of services.common.errors.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ipaddress
 import json
 import socket
 import uuid
@@ -111,9 +113,14 @@ async def replicas_of(address: str) -> list[str]:
         return rest.split(",")
     if scheme == "unix":
         return [address]
-    host, _, port = address.rpartition("/")[2].rpartition(":")
+    target = address.rpartition("/")[2]
+    host, _, port = target.rpartition(":")
+    host = host.strip("[]")
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(host)
+        return [target]
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise UnavailableError(
             f"Expected {address} to name a service. Received: {error.strerror}. Is it running, and the address right?"
