@@ -214,6 +214,33 @@ def train_epoch_on_copies(
     return train_epoch(state, chosen, labels[order], weights, batch_size, learning_rates)
 
 
+def teach_head(
+    state: HeadState,
+    copies: Array,
+    labels: NDArray[np.int64],
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    random: np.random.Generator,
+) -> Head:
+    """Does all passes over wafers and returns the classifier of the last.
+
+    Args:
+        state: where it starts; changed in place.
+        copies: (N, copies, D) embeddings.
+        labels: (N,).
+        epochs: passes.
+        batch_size: wafers a step.
+        learning_rate: see `step_sizes`.
+        random: source of order and copies.
+    """
+    weights = class_weights(labels, state.weights.shape[1])
+    rates = step_sizes(learning_rate, 0, epochs * math.ceil(len(labels) / batch_size))
+    for _ in range(epochs):
+        train_epoch_on_copies(state, copies, labels, weights, batch_size, rates, random)
+    return state.head
+
+
 def mean_loss(logits: Array, labels: NDArray[np.int64]) -> float:
     """Returns the mean cross entropy, without smoothing or weights."""
     return float(-log_softmax(logits)[np.arange(len(labels)), labels].mean())

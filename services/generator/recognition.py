@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.common.dataset import DatasetWafer
-from services.common.head import (
-    Array,
-    Head,
-    HeadState,
-    class_weights,
-    log_softmax,
-    prototype_head,
-    step_sizes,
-    train_epoch,
-)
+from services.common.head import Array, Head, HeadState, log_softmax, prototype_head, teach_head
 from services.generator.embedding import WaferEmbedding
 from services.generator.real_wafers import even_sample
 
@@ -71,12 +61,7 @@ def taught_head(embeddings: Array, labels: NDArray[np.int64], classes: int, seed
     """
     random = np.random.default_rng(seed)
     state = HeadState.at(prototype_head(embeddings, labels, classes))
-    weights = class_weights(labels, classes)
-    rates = step_sizes(_LEARNING_RATE, 0, _EPOCHS * math.ceil(len(labels) / _BATCH))
-    for _ in range(_EPOCHS):
-        order = random.permutation(len(labels))
-        train_epoch(state, embeddings[order], labels[order], weights, _BATCH, rates)
-    return state.head
+    return teach_head(state, embeddings[:, None], labels, _EPOCHS, _BATCH, _LEARNING_RATE, random)
 
 
 def recogniser_of(

@@ -10,24 +10,13 @@ terms the known weights are the prior mean (Chelba and Acero, EMNLP 2004; Li et 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.head import (
-    ANCHOR_WAFERS,
-    Array,
-    Head,
-    HeadState,
-    class_weights,
-    log_softmax,
-    prototype_head,
-    step_sizes,
-    train_epoch_on_copies,
-)
+from services.common.head import ANCHOR_WAFERS, Array, Head, HeadState, log_softmax, prototype_head, teach_head
 
 MATCH_SHARE = 0.7
 """A class is a known pattern if its wafers are called so with this mean probability at least,"""
@@ -82,13 +71,10 @@ def learn_patterns(embeddings: Array, labels: NDArray[np.int64], names: Sequence
         names: the patterns.
         seed: seed of the order of learning.
     """
-    random, count = np.random.default_rng([seed, 2]), len(names)
-    means = prototype_head(embeddings, labels, count)
-    state, weights = HeadState.at(means), class_weights(labels, count)
-    rates = step_sizes(_RATE, 0, _EPOCHS * math.ceil(len(labels) / _BATCH))
-    for _ in range(_EPOCHS):
-        train_epoch_on_copies(state, embeddings[:, None], labels, weights, _BATCH, rates, random)
-    return KnownPatterns(tuple(names), state.head, means.kernel)
+    means = prototype_head(embeddings, labels, len(names))
+    random = np.random.default_rng([seed, 2])
+    head = teach_head(HeadState.at(means), embeddings[:, None], labels, _EPOCHS, _BATCH, _RATE, random)
+    return KnownPatterns(tuple(names), head, means.kernel)
 
 
 def first_state(

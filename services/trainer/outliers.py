@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.dataset import DatasetClass
-from services.common.head import Array, Head, HeadState, class_weights, prototype_head, step_sizes, train_epoch
+from services.common.head import Array, Head, HeadState, prototype_head, teach_head
 from services.common.preprocessing import planes_of
 from services.common.wafer_set import read_wafer_set
 from services.trainer.backbones import BackboneLibrary
@@ -109,10 +109,5 @@ def teach_sentry(
     targets = np.concatenate([labels, classes + np.unique(patterns, return_inverse=True)[1]]).astype(np.int64)
     outputs = max(classes, int(targets.max()) + 1)
     state = HeadState.at(prototype_head(embeddings, targets, outputs))
-    weights = class_weights(targets, outputs)
-    rates = step_sizes(_LEARNING_RATE, 0, _EPOCHS * -(-len(targets) // _BATCH))
     random = np.random.default_rng([seed, 6])
-    for _ in range(_EPOCHS):
-        order = random.permutation(len(targets))
-        train_epoch(state, embeddings[order], targets[order], weights, _BATCH, rates)
-    return state.head
+    return teach_head(state, embeddings[:, None], targets, _EPOCHS, _BATCH, _LEARNING_RATE, random)

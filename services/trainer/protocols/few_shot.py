@@ -9,7 +9,6 @@ luck of a draw is larger than most improvements. Embeddings are computed once fo
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,14 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.evaluation import class_f1, confusion_matrix, macro_f1
-from services.common.head import (
-    Array,
-    Head,
-    class_weights,
-    normal_offset,
-    step_sizes,
-    train_epoch_on_copies,
-)
+from services.common.head import Array, Head, normal_offset, teach_head
 from services.common.splitting import Split
 from services.common.task import NORMAL_PATTERN
 from services.trainer.backbones import BackboneLibrary
@@ -237,9 +229,6 @@ def taught_head(
     """
     random, config, count = np.random.default_rng([*seed, 1]), TrainingConfig(), len(classes)
     state, _ = first_state(copies.mean(axis=1), labels, count, known)
-    weights = class_weights(labels, count)
-    rates = step_sizes(config.learning_rate, 0, config.epochs * math.ceil(len(labels) / config.batch_size))
-    for _ in range(config.epochs):
-        train_epoch_on_copies(state, copies, labels, weights, config.batch_size, rates, random)
+    head = teach_head(state, copies, labels, config.epochs, config.batch_size, config.learning_rate, random)
     normal = classes.index(NORMAL_PATTERN) if NORMAL_PATTERN in classes else None
-    return state.head.shifted(normal_offset(labels, count, normal))
+    return head.shifted(normal_offset(labels, count, normal))
