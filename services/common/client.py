@@ -300,6 +300,9 @@ def _channel_options(idempotent: Mapping[str, Sequence[str]], max_message_bytes:
         ("grpc.dns_min_time_between_resolutions_ms", 5_000),
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 3_000),
+        # Connections are otherwise shared between all channels of a process, and with them the wait after a failure:
+        # a channel opened just when a service came back would refuse its first call.
+        ("grpc.use_local_subchannel_pool", 1),
         # Services talk inside a machine or a cluster; a proxy for the internet only breaks that.
         ("grpc.enable_http_proxy", 0),
     ]

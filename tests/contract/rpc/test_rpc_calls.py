@@ -371,6 +371,23 @@ async def test_a_service_that_is_not_there_is_unavailable():
             await call_unary(channel)(b"", timeout=5)
 
 
+async def test_a_new_channel_does_not_wait_because_another_failed():
+    async with serving() as served:
+        port = served.server.port
+    async with connect(f"127.0.0.1:{port}") as failed:
+        for _ in range(3):
+            with pytest.raises(UnavailableError):
+                await call_unary(failed)(b"")
+        server = GrpcServer(host="127.0.0.1", port=port, service_names=())
+        unary("Do", echo)(server.aio)
+        await server.start()
+        try:
+            async with connect(f"127.0.0.1:{port}") as channel:
+                assert await call_unary(channel)(b"there") == b"there"
+        finally:
+            await server.drain()
+
+
 async def test_a_port_in_use_is_a_clear_error():
     async with serving() as served:
         second = GrpcServer(host="127.0.0.1", port=served.server.port, service_names=())
