@@ -41,6 +41,8 @@ from gateway.values import (
     Proof,
     Realism,
     Simulation,
+    SplitCaution,
+    SplitCautionKind,
     StageStarted,
     Task,
     TrainingEvent,
@@ -67,6 +69,12 @@ _SIZES = {
     trainer_pb2.TrainingConfig.MODEL_SIZE_FAST: ModelSize.FAST,
     trainer_pb2.TrainingConfig.MODEL_SIZE_BALANCED: ModelSize.BALANCED,
     trainer_pb2.TrainingConfig.MODEL_SIZE_BEST: ModelSize.BEST,
+}
+_CAUTIONS = {
+    trainer_pb2.SplitCaution.KIND_TUNE_FROM_TRAINING: SplitCautionKind.TUNE_FROM_TRAINING,
+    trainer_pb2.SplitCaution.KIND_LOT_ON_BOTH_SIDES: SplitCautionKind.LOT_ON_BOTH_SIDES,
+    trainer_pb2.SplitCaution.KIND_NO_TUNE_WAFERS: SplitCautionKind.NO_TUNE_WAFERS,
+    trainer_pb2.SplitCaution.KIND_NO_TEST_WAFERS: SplitCautionKind.NO_TEST_WAFERS,
 }
 _SIZE_MESSAGES = {size: message for message, size in _SIZES.items()}
 _TASKS = {
@@ -370,6 +378,11 @@ def _training_result(message: trainer_pb2.TrainingResult) -> TrainingResult:
         peak_memory_bytes=message.peak_memory_bytes,
         doubtful_lots=tuple(message.doubtful_lots),
         known_patterns=dict(message.known_patterns),
+        cautions=tuple(
+            SplitCaution(_CAUTIONS[each.kind], tuple(each.class_ids))
+            for each in message.split_cautions
+            if each.kind in _CAUTIONS
+        ),
     )
 
 

@@ -25,6 +25,7 @@ from gateway.portal import Portal
 from gateway.values import EvaluationView, JobState, Project, Task, TrainingRun
 from gateway.views.evaluation import (
     MatrixCell,
+    caution_sentences,
     class_sentence,
     figures,
     known_classes,
@@ -116,6 +117,8 @@ class _Evaluation:
             doubtful = run.result.doubtful_lots if run.result else ()
             if doubtful:
                 note(t("evaluate.doubtful_lots", lots=", ".join(doubtful)), "warn")
+            for sentence in caution_sentences(t, scores, run.result):
+                note(sentence, "warn")
             if known := known_classes(scores, run.result):
                 note(t("evaluate.known_patterns", classes=", ".join(known)))
 

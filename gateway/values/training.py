@@ -97,6 +97,28 @@ class FrozenDataset:
     created_at: datetime
 
 
+class SplitCautionKind(StrEnum):
+    """What makes scores less sure than they look; see the trainer's protocol."""
+
+    TUNE_FROM_TRAINING = "tune_from_training"
+    LOT_ON_BOTH_SIDES = "lot_on_both_sides"
+    NO_TUNE_WAFERS = "no_tune_wafers"
+    NO_TEST_WAFERS = "no_test_wafers"
+
+
+@dataclass(frozen=True, slots=True)
+class SplitCaution:
+    """A warning on how the wafers were divided.
+
+    Attributes:
+        kind: What it is.
+        class_ids: Classes that it concerns; none where it concerns all.
+    """
+
+    kind: SplitCautionKind
+    class_ids: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
     """What a succeeded training made.
@@ -115,6 +137,7 @@ class TrainingResult:
         peak_memory_bytes: Peak resident memory.
         doubtful_lots: Tune lots whose labels contradict sure answers so often that the accept rule left them out.
         known_patterns: Pattern that pretraining knows by name and that a class looks like, by the class's id.
+        cautions: Warnings on how the wafers were divided.
     """
 
     best_epoch: int
@@ -130,6 +153,7 @@ class TrainingResult:
     peak_memory_bytes: int
     doubtful_lots: tuple[str, ...] = ()
     known_patterns: Mapping[str, str] = field(default_factory=dict)
+    cautions: tuple[SplitCaution, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,15 @@ def known_classes(view: EvaluationView, result: TrainingResult | None) -> list[s
     ]
 
 
+def caution_sentences(t: Messages, view: EvaluationView, result: TrainingResult | None) -> list[str]:
+    """Says what makes the scores less sure than they look, because of how the wafers were divided."""
+    cautions = result.cautions if result else ()
+    return [
+        t(f"evaluate.caution_{each.kind}", classes=", ".join(view.names.get(key, key) for key in each.class_ids))
+        for each in cautions
+    ]
+
+
 def summary_sentences(t: Messages, view: EvaluationView) -> list[str]:
     """Says how good the model is, words before numbers."""
     evaluation = view.evaluation

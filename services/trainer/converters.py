@@ -141,10 +141,12 @@ def _requested(spec: TrainingSpec) -> trainer_pb2.TrainingJob:
 
 
 def _result_to_wire(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a result with the names of the protocol's enum in the place of tasks."""
+    """Returns a result with the names of the protocol's enums in the place of ours."""
     scores = {side: result[side] for side in ("tune", "test") if "task" in result.get(side, ())}
     names = {side: trainer_pb2.TrainingConfig.Task.Name(_TASKS[Task(each["task"])]) for side, each in scores.items()}
-    return {**result, **{side: {**each, "task": names[side]} for side, each in scores.items()}}
+    cautions = [{**each, "kind": f"KIND_{each['kind'].upper()}"} for each in result.get("split_cautions", ())]
+    sides = {side: {**each, "task": names[side]} for side, each in scores.items()}
+    return {**result, **sides, "split_cautions": cautions}
 
 
 def _state(state: JobState) -> trainer_pb2.TrainingJob.State.ValueType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -138,6 +139,30 @@ class EpochReport:
     best: bool
 
 
+class SplitCautionKind(enum.StrEnum):
+    """What makes scores less sure than they look; see the protocol's `SplitCaution`."""
+
+    TUNE_FROM_TRAINING = "tune_from_training"
+    LOT_ON_BOTH_SIDES = "lot_on_both_sides"
+    NO_TUNE_WAFERS = "no_tune_wafers"
+    NO_TEST_WAFERS = "no_test_wafers"
+
+
+@dataclass(frozen=True, slots=True)
+class SplitCaution:
+    """A warning on how the wafers were divided.
+
+    Attributes:
+        kind: what it is.
+        class_ids: classes that it concerns; none where it concerns all.
+        sentence: the warning for people, English.
+    """
+
+    kind: SplitCautionKind
+    class_ids: tuple[str, ...]
+    sentence: str
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingOutcome:
     """What a teaching came to.
@@ -159,6 +184,7 @@ class TrainingOutcome:
         doubtful_lots: tune lots that the accept rule left out; see `services.trainer.calibration.doubtful_lots`.
         known_patterns: name of the known pattern that a class was taken for, by the class's id; see
             `services.trainer.known_patterns`.
+        split_cautions: of the warnings, those on how the wafers were divided.
     """
 
     best_epoch: int
@@ -176,6 +202,7 @@ class TrainingOutcome:
     warnings: tuple[str, ...] = ()
     doubtful_lots: tuple[str, ...] = ()
     known_patterns: Mapping[str, str] = field(default_factory=dict)
+    split_cautions: tuple[SplitCaution, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Returns the outcome as JSON values whose names are those of the protocol's `TrainingResult`."""

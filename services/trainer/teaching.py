@@ -103,8 +103,8 @@ def run(context: JobContext, library: BackboneLibrary) -> TrainingOutcome:
     _begin(context, "reading", 0.0, device_name())
     backbone = find_backbone(config.backbone) if config.backbone else backbone_of_size(config.model_size)
     wafers = _read(context, spec, backbone.size)
-    for warning in wafers.warnings:
-        context.report(WARNING_KIND, message=warning)
+    for caution in wafers.cautions:
+        context.report(WARNING_KIND, message=caution.sentence)
     context.check_cancelled()
     keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
@@ -134,9 +134,10 @@ def run(context: JobContext, library: BackboneLibrary) -> TrainingOutcome:
         training_wafers=lesson.training_wafers,
         seconds=context.elapsed_s(),
         peak_memory_bytes=context.peak_memory_bytes(),
-        warnings=(*wafers.warnings, *doubts),
+        warnings=(*(each.sentence for each in wafers.cautions), *doubts),
         doubtful_lots=lesson.doubtful_lots,
         known_patterns=lesson.known_patterns,
+        split_cautions=wafers.cautions,
     )
     _write_facts(context.folder, outcome, spec, backbone.size, lesson)
     return outcome

@@ -14,6 +14,7 @@ from services.common.errors import DataLossError
 from services.common.preprocessing import planes_of
 from services.common.splitting import split_by_lot
 from services.common.task import Task
+from services.trainer.domain import SplitCaution, SplitCautionKind
 
 _CHUNK = 1024
 _HELD_OUT = 0.2
@@ -69,14 +70,14 @@ class TeachingSet:
         train: wafers to learn from.
         tune: wafers by which epoch, temperature and thresholds are chosen; at least one.
         test: locked test wafers; may be none.
-        warnings: what a person should know about the data.
+        cautions: what a person should know about how the wafers are divided.
     """
 
     classes: tuple[DatasetClass, ...]
     train: Side
     tune: Side
     test: Side
-    warnings: tuple[str, ...]
+    cautions: tuple[SplitCaution, ...]
 
 
 def read_teaching_set(
@@ -97,13 +98,13 @@ def read_teaching_set(
     classes = dataset.classes
     index = {each.class_id: position for position, each in enumerate(classes)}
     train, tune, test = (_read([dataset], side, index, size) for side in (Split.TRAIN, Split.TUNE, Split.TEST))
-    warnings: list[str] = []
+    cautions: list[SplitCaution] = []
     if not len(tune):
-        train, tune, warnings = _hold_out(train, classes, seed)
+        train, tune, cautions = _hold_out(train, classes, seed)
     train = _joined(train, _read(generated, None, index, size), tune, test)
     check_sides(train, tune, test)
-    warnings += _missing([each for each in classes if each.normal or task is not Task.NORMAL], classes, tune, test)
-    return TeachingSet(classes, train, tune, test, tuple(warnings))
+    cautions += _missing([each for each in classes if each.normal or task is not Task.NORMAL], classes, tune, test)
+    return TeachingSet(classes, train, tune, test, tuple(cautions))
 
 
 def check_sides(train: Side, tune: Side, test: Side) -> None:
@@ -143,31 +144,33 @@ def _read(datasets: Sequence[Dataset], split: Split | None, index: dict[str, int
     return side
 
 
-def _hold_out(train: Side, classes: Sequence[DatasetClass], seed: int) -> tuple[Side, Side, list[str]]:
+def _hold_out(train: Side, classes: Sequence[DatasetClass], seed: int) -> tuple[Side, Side, list[SplitCaution]]:
     """Takes tune wafers out of training: by lot where lots allow it, else wafer by wafer."""
     real = np.flatnonzero(~train.generated)
     labels = [classes[train.labels[row]].class_id for row in real]
     sides = split_by_lot(labels, [train.lots[row] for row in real], seed=seed, tune=_HELD_OUT, test=0.0)
     held = set(real[sides == Split.TUNE.value].tolist())
-    warnings = [f"The data set has no tune wafers: {_HELD_OUT:.0%} of the training lots were kept aside instead."]
+    sentence = f"The data set has no tune wafers: {_HELD_OUT:.0%} of the training lots were kept aside instead."
+    cautions = [SplitCaution(SplitCautionKind.TUNE_FROM_TRAINING, (), sentence)]
     random = np.random.default_rng(seed)
     alone = []
     for position, each in enumerate(classes):
         rows = real[train.shown[real, position]]
         if len(rows) >= 2 and not held & set(rows.tolist()):
             held |= set(random.permutation(rows)[: max(1, round(len(rows) * _HELD_OUT))].tolist())
-            alone.append(each.display_name)
+            alone.append(each)
     if alone:
-        warnings.append(
-            f"The wafers of {', '.join(alone)} come from too few lots: wafers of one lot stand on both sides, and the "
+        sentence = (
+            f"The wafers of {_names(alone)} come from too few lots: wafers of one lot stand on both sides, and the "
             "tune scores promise too much. Add wafers from other lots."
         )
+        cautions.append(SplitCaution(SplitCautionKind.LOT_ON_BOTH_SIDES, _ids(alone), sentence))
     tune = train.chosen(np.array(sorted(held), np.int64))
     rest = train.chosen(np.array([row for row in range(len(train)) if row not in held], np.int64))
     # A lot that was cut through would be refused; its tune wafers stand for themselves.
     cut = set(tune.lots) & set(rest.lots)
     tune.lots = ["" if lot in cut else lot for lot in tune.lots]
-    return rest, tune, warnings
+    return rest, tune, cautions
 
 
 def _joined(train: Side, generated: Side, tune: Side, test: Side) -> Side:
@@ -192,15 +195,29 @@ def _joined(train: Side, generated: Side, tune: Side, test: Side) -> Side:
     )
 
 
-def _missing(needed: Sequence[DatasetClass], classes: Sequence[DatasetClass], tune: Side, test: Side) -> list[str]:
-    """Returns a sentence for each side that judges without wafers of a class that is needed."""
-    warnings = []
-    for name, side in (("tune", tune), ("locked test", test)):
+def _missing(
+    needed: Sequence[DatasetClass], classes: Sequence[DatasetClass], tune: Side, test: Side
+) -> list[SplitCaution]:
+    """Returns a caution for each side that judges without wafers of a class that is needed."""
+    cautions = []
+    for kind, name, side in (
+        (SplitCautionKind.NO_TUNE_WAFERS, "tune", tune),
+        (SplitCautionKind.NO_TEST_WAFERS, "locked test", test),
+    ):
         there = {each.class_id for position, each in enumerate(classes) if side.shown[:, position].any()}
-        missing = [each.display_name for each in needed if each.class_id not in there]
+        missing = [each for each in needed if each.class_id not in there]
         if missing and len(side):
-            warnings.append(
-                f"There are no {name} wafers of {', '.join(missing)}: what is said of these classes is a guess. "
+            sentence = (
+                f"There are no {name} wafers of {_names(missing)}: what is said of these classes is a guess. "
                 "Add wafers from more lots."
             )
-    return warnings
+            cautions.append(SplitCaution(kind, _ids(missing), sentence))
+    return cautions
+
+
+def _names(classes: Sequence[DatasetClass]) -> str:
+    return ", ".join(each.display_name for each in classes)
+
+
+def _ids(classes: Sequence[DatasetClass]) -> tuple[str, ...]:
+    return tuple(each.class_id for each in classes)

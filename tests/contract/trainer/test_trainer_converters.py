@@ -15,7 +15,15 @@ from services.common.jobs import Job, JobEvent, JobState
 from services.common.jobs.worker import PROGRESS_KIND
 from services.common.task import Task
 from services.trainer.converters import event_to_proto, job_to_proto, spec_from_proto, validated_to_proto
-from services.trainer.domain import EPOCH_KIND, STAGE_KIND, WARNING_KIND, TrainingOutcome, TrainingSpec
+from services.trainer.domain import (
+    EPOCH_KIND,
+    STAGE_KIND,
+    WARNING_KIND,
+    SplitCaution,
+    SplitCautionKind,
+    TrainingOutcome,
+    TrainingSpec,
+)
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -77,7 +85,8 @@ def test_an_event_of_a_later_version_keeps_its_number_and_has_no_content() -> No
     assert message.WhichOneof("event") is None
 
 
-def test_an_outcome_reaches_the_wire_with_every_figure() -> None:
+@pytest.mark.parametrize("kind", SplitCautionKind)
+def test_an_outcome_reaches_the_wire_with_every_figure(kind: SplitCautionKind) -> None:
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]], np.float32)
     tune = evaluate(probabilities, np.array([0, 1, 1]), ["a", "b", ""], np.array([True, True, False]), draws=10)
     outcome = TrainingOutcome(
@@ -96,6 +105,7 @@ def test_an_outcome_reaches_the_wire_with_every_figure() -> None:
         warnings=("few wafers",),
         doubtful_lots=("lot-7",),
         known_patterns={"c0": "Edge-Ring"},
+        split_cautions=(SplitCaution(kind, ("c1",), "Few."),),
     )
     job = Job(
         id="j",
@@ -126,4 +136,7 @@ def test_an_outcome_reaches_the_wire_with_every_figure() -> None:
     assert list(result.warnings) == ["few wafers"]
     assert list(result.doubtful_lots) == ["lot-7"]
     assert dict(result.known_patterns) == {"c0": "Edge-Ring"}
+    assert [(each.kind, list(each.class_ids)) for each in result.split_cautions] == [
+        (trainer_pb2.SplitCaution.Kind.Value(f"KIND_{kind.name}"), ["c1"])
+    ]
     assert result.peak_memory_bytes == 2**33

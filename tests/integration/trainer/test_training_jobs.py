@@ -176,6 +176,7 @@ async def test_a_file_that_changed_since_is_not_published(stub, home: Path) -> N
     assert job.state == JOB.STATE_SUCCEEDED, job.error
     assert not job.result.HasField("test")
     assert any("no tune wafers" in each for each in job.result.warnings)
+    assert job.result.split_cautions[0].kind == trainer_pb2.SplitCaution.KIND_TUNE_FROM_TRAINING
     attempt = home / "runs" / job.name.partition("/")[2] / "attempts" / "1"
     golden = attempt / "golden.npz"
     with np.load(golden) as archive:

@@ -35,13 +35,23 @@ from gateway.values import (
     PublishFailed,
     Realism,
     SkippedEntry,
+    SplitCaution,
+    SplitCautionKind,
     StageStarted,
     Task,
     TrainingResult,
     VariationOptions,
     WaferInfo,
 )
-from gateway.views.evaluation import class_sentence, figures, known_classes, matrix_rows, score_rows, summary_sentences
+from gateway.views.evaluation import (
+    caution_sentences,
+    class_sentence,
+    figures,
+    known_classes,
+    matrix_rows,
+    score_rows,
+    summary_sentences,
+)
 from gateway.views.generation import VARIATION_STEPS, proof_sentence, realism_sentences, variation_options
 from gateway.views.models import python_snippet
 from gateway.views.predictions import (
@@ -206,24 +216,26 @@ def normal():
     return EvaluationView("r", "test", evaluation, {}, {"b": "Scratch"}, True, "a", "b", "none")
 
 
-def test_classes_known_before_are_named_and_so_is_their_pattern_where_it_is_called_otherwise(scores):
-    result = TrainingResult(
-        1,
-        2,
-        scores.evaluation,
-        None,
-        1,
-        0.0,
-        1,
-        "wafer-fast",
-        3,
-        1.0,
-        1,
-        known_patterns={"a": "scratch", "gone": "Loc"},
-    )
+@pytest.fixture
+def result(scores):
+    return TrainingResult(1, 2, scores.evaluation, None, 1, 0.0, 1, "wafer-fast", 3, 1.0, 1)
+
+
+def test_classes_known_before_are_named_and_so_is_their_pattern_where_it_is_called_otherwise(scores, result):
+    result = replace(result, known_patterns={"a": "scratch", "gone": "Loc"})
     assert known_classes(scores, result) == ["Scratch"]
     assert known_classes(scores, replace(result, known_patterns={"a": "Loc"})) == ["Scratch → Loc"]
     assert known_classes(scores, None) == []
+
+
+def test_what_makes_scores_less_sure_is_said_in_both_languages(scores, result):
+    cautions = tuple(SplitCaution(kind, ("a", "gone")) for kind in SplitCautionKind)
+    result = replace(result, cautions=cautions)
+    for t in (EN, KO):
+        sentences = caution_sentences(t, scores, result)
+        assert len(set(sentences)) == len(SplitCautionKind)
+        assert all("Scratch, gone" in each for each in sentences[1:])
+    assert caution_sentences(EN, scores, None) == []
 
 
 def test_words_come_before_numbers(scores):

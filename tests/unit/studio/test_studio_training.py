@@ -21,6 +21,7 @@ from gateway.values import (
     Project,
     ProjectState,
     PublishFailed,
+    SplitCautionKind,
     TrainingOptions,
     TrainingRun,
 )
@@ -69,6 +70,10 @@ async def _succeed(studio: Studio, services: FakeServices, project: Project) -> 
         test=messages.evaluation(ids, 0.75),
         doubtful_lots=["lot-9"],
         known_patterns={ids[0]: "Center"},
+        split_cautions=[
+            {"kind": "KIND_NO_TEST_WAFERS", "class_ids": [ids[1]]},
+            {"kind": 99, "class_ids": [ids[1]]},
+        ],
     )
     dataset = f"datasetVersions/{(await studio.datasets.list(project.project_id))[0].dataset_id}"
     done = messages.training(dataset, T.STATE_SUCCEEDED, result=result, progress=1)
@@ -127,6 +132,7 @@ async def test_watching_ends_with_the_published_model(studio: Studio, services: 
     assert result is not None
     assert result.doubtful_lots == ("lot-9",)
     assert list(result.known_patterns.values()) == ["Center"]
+    assert [(each.kind, len(each.class_ids)) for each in result.cautions] == [(SplitCautionKind.NO_TEST_WAFERS, 1)]
     # Watching again tells the same and publishes nothing anew.
     again = [event async for event in studio.training.watch(run.run_id, after_sequence=2)]
     assert isinstance(again[-1], ModelPublished)

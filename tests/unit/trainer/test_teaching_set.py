@@ -11,6 +11,7 @@ from services.common.dataset import DatasetWafer, DatasetWriter, Origin, open_da
 from services.common.errors import DataLossError
 from services.common.store import open_store
 from services.common.task import Task
+from services.trainer.domain import SplitCautionKind
 from services.trainer.teaching import sets_of
 from services.trainer.teaching_set import Side, check_sides, read_teaching_set
 from tests.unit.trainer.wafers import freeze, freeze_mixed
@@ -28,7 +29,7 @@ def test_sides_are_read_in_order_with_planes_and_labels(store):
     assert wafers.train.planes.shape == (18, 16, 16, 2)
     assert wafers.train.labels.tolist() == [0] * 6 + [1] * 6 + [2] * 6
     assert wafers.train.ids[7] == "c1-1"
-    assert wafers.warnings == ()
+    assert wafers.cautions == ()
 
 
 def test_without_tune_wafers_some_lots_are_kept_aside_and_it_is_said(store):
@@ -37,14 +38,16 @@ def test_without_tune_wafers_some_lots_are_kept_aside_and_it_is_said(store):
     assert set(wafers.tune.labels.tolist()) == {0, 1, 2}
     assert not set(wafers.tune.lots) & set(wafers.train.lots)
     assert len(wafers.tune) + len(wafers.train) == 30
-    assert any("no tune wafers" in each for each in wafers.warnings)
+    assert [each.kind for each in wafers.cautions] == [SplitCautionKind.TUNE_FROM_TRAINING]
 
 
 def test_a_class_of_a_single_lot_is_cut_and_the_promise_is_put_right(store):
     freeze(store, "d", (6, 0, 0), lot=lambda lot: lot.split("-")[0])
     wafers = read_teaching_set(open_dataset(store, "d"), [], size=8, seed=0)
     assert set(wafers.tune.labels.tolist()) == set(wafers.train.labels.tolist()) == {0, 1, 2}
-    assert any("promise too much" in each for each in wafers.warnings)
+    caution = wafers.cautions[1]
+    assert (caution.kind, caution.class_ids) == (SplitCautionKind.LOT_ON_BOTH_SIDES, ("c0", "c1", "c2"))
+    assert "promise too much" in caution.sentence
 
 
 def test_generated_wafers_only_add_to_training_and_children_of_judges_stay_out(store):
@@ -95,8 +98,8 @@ def test_only_normal_misses_no_wafers_of_other_classes(store):
     with DatasetWriter(store, "d", manifest.classes) as writer:
         writer.add(each for each in open_dataset(store, "full").iter_wafers() if each.class_id == "c2")
         writer.finish()
-    assert read_teaching_set(open_dataset(store, "d"), [], size=8, seed=0, task=Task.NORMAL).warnings == ()
-    assert len(read_teaching_set(open_dataset(store, "d"), [], size=8, seed=0).warnings) == 2
+    assert read_teaching_set(open_dataset(store, "d"), [], size=8, seed=0, task=Task.NORMAL).cautions == ()
+    assert len(read_teaching_set(open_dataset(store, "d"), [], size=8, seed=0).cautions) == 2
 
 
 def side(*lots, generated=False):
@@ -126,4 +129,6 @@ def test_a_class_without_test_wafers_is_named(store):
         )
         writer.finish()
     wafers = read_teaching_set(open_dataset(store, "d"), [], size=8, seed=0)
-    assert [each for each in wafers.warnings if "locked test wafers of Edge-Ring" in each]
+    caution = wafers.cautions[-1]
+    assert (caution.kind, caution.class_ids) == (SplitCautionKind.NO_TEST_WAFERS, ("c1",))
+    assert "locked test wafers of Edge-Ring" in caution.sentence
