@@ -44,7 +44,7 @@ _MOST_MESSAGE_BYTES = 1024
 _MOST_STATUS_BYTES = 3072
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
-_HEALTH_PREFIX = "/grpc.health."
+_QUIET_PREFIXES = ("/grpc.health.", "/teachwafer.predictor.workers.")
 _FAULTS = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -259,9 +259,9 @@ def _fitting(status: Any) -> Any:
 
 
 def _log_access(method: str, peer: str, code: grpc.StatusCode, seconds: float) -> None:
-    """Writes the access log line; probes come every few seconds and are written at DEBUG."""
+    """Writes the access log line; what comes every few seconds, as probes do, is written at DEBUG."""
     level = logging.WARNING if code in _FAULTS else logging.INFO
-    if method.startswith(_HEALTH_PREFIX):
+    if method.startswith(_QUIET_PREFIXES):
         level = logging.DEBUG
     facts = {"method": method, "code": code.name, "ms": round(seconds * 1000, 2), "peer": peer}
     logger.log(level, "call", extra=facts)

@@ -139,6 +139,7 @@ class GrpcServer:
         port: int,
         service_names: Sequence[str],
         interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]] = (),
+        so_reuseport: bool = False,
     ) -> GrpcServer:
         """Makes a server from the settings that all services share.
 
@@ -148,6 +149,7 @@ class GrpcServer:
             port: Port to listen on.
             service_names: Full names of the gRPC services that will be added.
             interceptors: Further interceptors.
+            so_reuseport: Whether several servers may share the port.
         """
         return cls(
             host=settings.host,
@@ -162,6 +164,7 @@ class GrpcServer:
             tls=TlsFiles.from_settings(settings),
             port_file_dir=settings.port_file_dir,
             interceptors=interceptors,
+            so_reuseport=so_reuseport,
         )
 
     async def start(self) -> None:
@@ -212,7 +215,7 @@ class GrpcServer:
             until: A further reason to stop, when set.
         """
         stop = until or asyncio.Event()
-        with _signals_set(stop):
+        with signals_set(stop):
             await stop.wait()
             await self.drain()
 
@@ -250,7 +253,7 @@ def run_service(main: Coroutine[Any, Any, None]) -> None:
 
 
 @contextlib.contextmanager
-def _signals_set(event: asyncio.Event) -> Any:
+def signals_set(event: asyncio.Event) -> Any:
     """Sets an event at SIGTERM and SIGINT while inside."""
     loop = asyncio.get_running_loop()
     signals = (signal.SIGTERM, signal.SIGINT)

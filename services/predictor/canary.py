@@ -81,12 +81,19 @@ class Trial:
         stable: What serves so far.
         candidate: What is to replace it.
         rules: How it proves itself.
+
+    Attributes:
+        stable: What serves so far.
+        candidate: What is to replace it.
+        rules: How it proves itself.
+        judged: Whether somebody was told the verdict and has not ended the trial yet.
     """
 
     def __init__(self, stable: Served, candidate: Served, rules: CanaryRules) -> None:
         self.stable = stable
         self.candidate = candidate
         self.rules = rules
+        self.judged = False
         self._before = _Tally.of(stable.statistics), _Tally.of(candidate.statistics)
         self._due = 0
 

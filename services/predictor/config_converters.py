@@ -176,6 +176,11 @@ def config_from_bytes(data: bytes) -> model_config_pb2.ModelConfig:
     return model_config_pb2.ModelConfig.FromString(data)
 
 
+def config_to_json(written: WrittenConfig) -> str:
+    """Returns the JSON form of a configuration as it was written."""
+    return json_format.MessageToJson(written.message)
+
+
 def _check_names(name: str, message: model_config_pb2.ModelConfig) -> None:
     if message.name not in ("", name):
         raise wrong(name, f"the name of the model's folder, {name!r}, or none, in name", repr(message.name[:100]))

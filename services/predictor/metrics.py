@@ -132,14 +132,13 @@ class ModelCollector(Collector):
         yield from _machine()
 
 
-class MetricsServer:
+class CollectorServer:
     """Answers Prometheus over HTTP from a thread of its own.
 
     Args:
-        models: The models.
+        collector: What is answered.
         host: Address to listen on.
         port: Port; 0 takes a free one.
-        access: What callers asked for. Default: nobody needs a key.
 
     Attributes:
         port: Port that it listens on.
@@ -148,9 +147,9 @@ class MetricsServer:
         FailedPreconditionError: The port is not to be had.
     """
 
-    def __init__(self, models: ModelServer, host: str, port: int, access: Access | None = None) -> None:
+    def __init__(self, collector: Collector, host: str, port: int) -> None:
         registry = CollectorRegistry()
-        registry.register(ModelCollector(models, access or Access()))
+        registry.register(collector)
         try:
             self._server, self._thread = start_http_server(port, host, registry)
         except OSError as error:
@@ -166,6 +165,23 @@ class MetricsServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class MetricsServer(CollectorServer):
+    """Answers with the statistics of the models in service.
+
+    Args:
+        models: The models.
+        host: Address to listen on.
+        port: Port; 0 takes a free one.
+        access: What callers asked for. Default: nobody needs a key.
+
+    Raises:
+        FailedPreconditionError: The port is not to be had.
+    """
+
+    def __init__(self, models: ModelServer, host: str, port: int, access: Access | None = None) -> None:
+        super().__init__(ModelCollector(models, access or Access()), host, port)
 
 
 def _labels(model: LoadedModel) -> dict[str, str]:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from services.common.errors import (
     DataLossError,
     FailedPreconditionError,
+    InvalidArgumentError,
     NotFoundError,
     TeachwaferError,
     UnavailableError,
 )
 from services.common.model_repository import ModelRepository, checked_model_id
-from services.predictor.canary import Outcome, Trial
-from services.predictor.config_converters import WrittenConfig
+from services.predictor.canary import Outcome, Trial, Verdict
+from services.predictor.config_converters import WrittenConfig, config_to_json
 from services.predictor.config_fields import wrong
 from services.predictor.cores import usable_cores
 from services.predictor.ensemble import Ensemble
@@ -91,6 +93,38 @@ class IndexEntry:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ServedVersions:
+    """What a server serves of a model, so that another one can serve the same.
+
+    Attributes:
+        name: Name of the model.
+        versions: Versions in service, newest first.
+        config: JSON form of its configuration, as written.
+        files: Files that a caller sent, contents by path below its folder; none where they lie in the repository.
+        trial: Version that serves and version that proves itself beside it; None where none does.
+        kept: Versions that stay once that one has proved itself.
+    """
+
+    name: str
+    versions: tuple[int, ...]
+    config: str
+    files: Mapping[str, bytes]
+    trial: tuple[int, int] | None
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What was in service at one moment, to go back to."""
+
+    loaded: dict[str, dict[int, LoadedModel]]
+    kept: dict[str, dict[int, LoadedModel]]
+    trials: dict[str, Trial]
+    configs: dict[str, WrittenConfig]
+    files: dict[str, Mapping[str, bytes]]
+
+
 class ModelServer:
     """Holds the loaded versions of each model. Loading blocks and belongs in a thread; everything else is quick.
 
@@ -99,11 +133,13 @@ class ModelServer:
         control: Who decides what is loaded after the start.
         threads: Runs of models at a time. Default: one a core.
         canary: How new versions of models prove themselves whose configuration says nothing. Default: not at all.
+        keeps_files: Whether files that callers send are kept in memory, for a server that takes over from this one.
 
     Attributes:
         ready: Whether everything was loaded that there was at the start.
         trials: Running trials of new versions, by model.
         outcomes: Trials that have ended, by model and outcome.
+        judge: Gets the verdict on a trial, once, and sees to it that `end_trial` is called. None: it ends at once.
     """
 
     def __init__(
@@ -112,6 +148,8 @@ class ModelServer:
         control: ModelControl = ModelControl.EXPLICIT,
         threads: int | None = None,
         canary: CanaryRules = CanaryRules(),  # noqa: B008 - it is frozen
+        *,
+        keeps_files: bool = False,
     ) -> None:
         self._sources = ModelSources(repository)
         self._control = control
@@ -123,9 +161,13 @@ class ModelServer:
         self._one_at_a_time = threading.Lock()
         self._canary = canary
         self._kept: dict[str, dict[int, LoadedModel]] = {}
+        self._configs: dict[str, WrittenConfig] = {}
+        self._keeps_files = keeps_files
+        self._files: dict[str, Mapping[str, bytes]] = {}
         self.ready = False
         self.trials: dict[str, Trial] = {}
         self.outcomes: Counter[tuple[str, Outcome]] = Counter()
+        self.judge: Callable[[str, Trial, Verdict], None] | None = None
 
     @property
     def repository(self) -> ModelRepository:
@@ -183,7 +225,10 @@ class ModelServer:
         self._check_control()
         if files:
             with sent_source(name, override, files) as source:
-                return self._load(source)
+                loaded = self._load(source)
+            if self._keeps_files:
+                self._files[name] = files
+            return loaded
         return self._load(self._sources.source(name, override))
 
     def unload(self, name: str, *, dependents: bool = False) -> None:
@@ -206,6 +251,7 @@ class ModelServer:
                 gone = going.pop()
                 versions = self._loaded.pop(gone, {})
                 self.trials.pop(gone, None)
+                self._files.pop(gone, None)
                 logger.info("unloaded a model", extra={"model": gone})
                 if dependents:
                     needed = {each for model in self.loaded() for each in _members(model)}
@@ -262,6 +308,103 @@ class ModelServer:
                 reason = self._rejected.get((name, version), "unloaded")
                 entries.append(IndexEntry(name, version, ModelState.UNAVAILABLE, reason))
         return entries
+
+    def end_trial(self, name: str, candidate: int, verdict: Verdict) -> None:
+        """Ends the trial of a version as somebody else has judged; one that has ended already stays as it is.
+
+        Args:
+            name: Name of the model.
+            candidate: The version on trial.
+            verdict: How it ends.
+        """
+        with self._one_at_a_time:
+            self._end(name, candidate, verdict)
+
+    def moment(self) -> Moment:
+        """Returns what is in service now, for `go_back`."""
+        with self._one_at_a_time:
+            return Moment(
+                dict(self._loaded), dict(self._kept), dict(self.trials), dict(self._configs), dict(self._files)
+            )
+
+    def go_back(self, moment: Moment, reason: str) -> None:
+        """Puts back into service what was there at a moment, loaded as it was.
+
+        Args:
+            moment: The moment.
+            reason: Why; the index says it of versions that leave.
+        """
+        with self._one_at_a_time:
+            leaving = {(name, version) for name, versions in self._loaded.items() for version in versions}
+            leaving -= {(name, version) for name, versions in moment.loaded.items() for version in versions}
+            self._loaded, self._kept, self.trials = moment.loaded, moment.kept, moment.trials
+            self._configs, self._files = moment.configs, moment.files
+            self._rejected.update(dict.fromkeys(leaving, reason))
+        logger.warning("went back to the models before", extra={"reason": reason})
+
+    def served(self) -> list[ServedVersions]:
+        """Returns what is in service, for `take_over`; ensembles that lack a model are left out."""
+        with self._one_at_a_time:
+            found = []
+            for name, versions in self._loaded.items():
+                trial = self.trials.get(name)
+                found.append(
+                    ServedVersions(
+                        name,
+                        tuple(version for version, each in versions.items() if not each.fault),
+                        config_to_json(self._configs[name]),
+                        self._files.get(name, {}),
+                        (trial.stable.version, trial.candidate.version) if trial else None,
+                        tuple(self._kept[name]),
+                    )
+                )
+        return [each for each in found if each.versions]
+
+    def rejected(self) -> dict[tuple[str, int], str]:
+        """Returns why versions do not serve, by model and version, where it is known."""
+        return dict(self._rejected)
+
+    def take_over(self, served: Iterable[ServedVersions], rejected: Mapping[tuple[str, int], str]) -> None:
+        """Loads what another server serves: the same versions, configured and on trial as they are there.
+
+        Args:
+            served: What it serves.
+            rejected: Why other versions do not serve, by model and version.
+
+        Raises:
+            DataLossError: A version is damaged by now.
+            NotFoundError: A version is gone by now.
+        """
+        missing = {each.name: each for each in served}
+        while missing:
+            self._take_over(next(iter(missing)), missing)
+        self._rejected.update(rejected)
+        self.ready = True
+
+    def _take_over(self, name: str, missing: dict[str, ServedVersions]) -> None:
+        """Loads what another server serves of a model, and the models that an ensemble runs before it."""
+        served = missing.pop(name)
+        with contextlib.ExitStack() as stack:
+            if served.files:
+                source = stack.enter_context(sent_source(name, served.config, served.files))
+            else:
+                source = self._sources.source(name)
+                # A configuration that the repository has is none that a caller sent: loaded anew, nothing changes.
+                with contextlib.suppress(InvalidArgumentError):
+                    if config_to_json(source.config()) == served.config:
+                        served = replace(served, config="")
+                source = replace(source, override=served.config)
+            config = source.config()
+            for member in config.members:
+                if member in missing:
+                    self._take_over(member, missing)
+            with self._one_at_a_time:
+                loaded = {version: self._opened(source, version, config) for version in served.versions}
+                self._loaded[name], self._configs[name], self._files[name] = loaded, config, served.files
+                self._kept[name] = {version: loaded[version] for version in served.kept if version in loaded}
+                if served.trial and loaded.keys() >= set(served.trial):
+                    stable, candidate = (loaded[version] for version in served.trial)
+                    self.trials[name] = Trial(stable, candidate, self._rules(config))
 
     def _check_control(self) -> None:
         if self._control is not ModelControl.EXPLICIT:
@@ -359,6 +502,8 @@ class ModelServer:
         if serving:
             before = serving[running.stable.version] if running else next(iter(serving.values()))
         self._kept[name] = fresh
+        self._configs[name] = config
+        self._files.pop(name, None)
         if not rules.percent or before is None or before.version >= candidate.version:
             self._loaded[name] = fresh
             self.trials.pop(name, None)
@@ -381,25 +526,36 @@ class ModelServer:
 
     def _ended(self, name: str, trial: Trial) -> bool:
         verdict = trial.verdict()
+        if verdict is None:
+            return False
+        if self.judge is not None:
+            if not trial.judged:
+                trial.judged = True
+                self.judge(name, trial, verdict)
+            return False
         # Never waits for a version that is being loaded: the next request looks again.
-        if verdict is None or not self._one_at_a_time.acquire(blocking=False):
+        if not self._one_at_a_time.acquire(blocking=False):
             return False
         try:
-            if self.trials.get(name) is not trial:
-                return False
-            candidate = trial.candidate.version
-            facts = {"model": name, "version": candidate, "beside": trial.stable.version}
-            if verdict.outcome is Outcome.ROLLED_BACK:
-                self._rejected[name, candidate] = verdict.reason
-                self._loaded[name] = {key: each for key, each in self._loaded[name].items() if key != candidate}
-                logger.error("rolled a new version back", extra={**facts, "reason": verdict.reason})
-            else:
-                self._loaded[name] = self._kept[name]
-                logger.info("a new version has proved itself", extra=facts)
-            del self.trials[name]
-            self.outcomes[name, verdict.outcome] += 1
+            return self.trials.get(name) is trial and self._end(name, trial.candidate.version, verdict)
         finally:
             self._one_at_a_time.release()
+
+    def _end(self, name: str, candidate: int, verdict: Verdict) -> bool:
+        """Ends a trial, unless it has ended already; belongs under the lock."""
+        trial = self.trials.get(name)
+        if trial is None or trial.candidate.version != candidate:
+            return False
+        facts = {"model": name, "version": candidate, "beside": trial.stable.version}
+        if verdict.outcome is Outcome.ROLLED_BACK:
+            self._rejected[name, candidate] = verdict.reason
+            self._loaded[name] = {key: each for key, each in self._loaded[name].items() if key != candidate}
+            logger.error("rolled a new version back", extra={**facts, "reason": verdict.reason})
+        else:
+            self._loaded[name] = self._kept[name]
+            logger.info("a new version has proved itself", extra=facts)
+        del self.trials[name]
+        self.outcomes[name, verdict.outcome] += 1
         return True
 
     def _opened(self, source: ModelSource, version: int, config: WrittenConfig) -> LoadedModel:

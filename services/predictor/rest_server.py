@@ -86,6 +86,7 @@ class RestServer:
         max_concurrent: Calls served at a time; further ones get 503. None: no limit.
         tls: Certificate and key. None: not encrypted.
         access: Knows callers by their keys. Default: everybody may call.
+        so_reuseport: Whether several servers may share the port.
 
     Attributes:
         port: Port that it listens on.
@@ -106,6 +107,7 @@ class RestServer:
         max_concurrent: int | None = None,
         tls: TlsFiles | None = None,
         access: Access | None = None,
+        so_reuseport: bool = False,
     ) -> None:
         app = _Application(handlers, asyncio.get_running_loop(), max_body_bytes, deadline_s, access or Access())
         context = _context(tls)
@@ -122,7 +124,7 @@ class RestServer:
             timeout_graceful_shutdown=5,
             ssl_context_factory=None if context is None else lambda _config, _default: context,
         )
-        self._socket = _listening(host, port)
+        self._socket = _listening(host, port, so_reuseport)
         self.port: int = self._socket.getsockname()[1]
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._serve, name="rest", daemon=True)
@@ -426,10 +428,10 @@ def _packed(content: bytes, accepted: str) -> tuple[bytes, str]:
     return (packed, encoding) if len(packed) < len(content) else (content, "")
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _listening(host: str, port: int, so_reuseport: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=1024)
+        return socket.create_server((host, port), family=family, backlog=1024, reuse_port=so_reuseport)
     except OSError as error:
         raise FailedPreconditionError(
             f"Expected to listen on {host}:{port} for REST. Received: {error.strerror}. Stop what listens there, or "

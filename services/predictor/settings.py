@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Self
 
 from pydantic import Field
 
@@ -24,6 +26,10 @@ class PredictorSettings(ServiceSettings):
 
     predictor_max_waiting_wafers: int = Field(default=16_384, ge=1)
     """Wafers that wait or run at a time; further calls get RESOURCE_EXHAUSTED."""
+
+    predictor_processes: int = Field(default=1, ge=1, le=64)
+    """Processes that share the ports. Several answer more single wafers a second, to callers with several connections;
+    each loads all models and gets its share of threads, waiting wafers, calls and cached answers."""
 
     predictor_threads: int | None = Field(default=None, ge=1, le=1024)
     """Runs of models at a time. Absent: one a core, of those that the container may use."""
@@ -54,6 +60,26 @@ class PredictorSettings(ServiceSettings):
 
     predictor_keys_file: Path | None = None
     """JSON file of the keys that callers have to show; `python -m services.predictor.keys` adds to it. Absent: none."""
+
+    def of_process(self, number: int, cores: int) -> Self:
+        """Returns the settings of one of the processes.
+
+        Args:
+            number: Its number, from 0.
+            cores: Cores that all of them may use.
+        """
+        processes = self.predictor_processes
+        threads = self.predictor_threads or cores
+        calls = self.max_concurrent_rpcs
+        return self.model_copy(
+            update={
+                "predictor_threads": max(1, threads // processes + (number < threads % processes)),
+                "predictor_max_waiting_wafers": math.ceil(self.predictor_max_waiting_wafers / processes),
+                "predictor_response_cache_bytes": self.predictor_response_cache_bytes // processes,
+                "max_concurrent_rpcs": None if calls is None else math.ceil(calls / processes),
+                "port_file_dir": None,
+            }
+        )
 
     @property
     def resolved_shared_memory(self) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import json
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,14 +42,20 @@ class Tracer:
 
     Args:
         file: File of the traces. None: nothing can be traced.
+        numbers: Numbers of the traces, from 1; processes that share a file take different ones. Default: all.
     """
 
-    def __init__(self, file: Path | None = None) -> None:
+    def __init__(self, file: Path | None = None, numbers: Iterator[int] | None = None) -> None:
         self._file = file
+        self._numbers = numbers or itertools.count(1)
         self._everywhere = TraceSettings()
         self._of_model: dict[str, TraceSettings] = {}
         self._seen: dict[str, int] = {}
-        self._number = 0
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models with settings of their own."""
+        return list(self._of_model)
 
     def settings(self, model: str = "") -> dict[str, list[str]]:
         """Returns the settings, values as text.
@@ -121,7 +129,7 @@ class Tracer:
             started: When the request came, seconds of `time.perf_counter`.
             runs: Runs that it had a part in.
         """
-        self._number += 1
+        number = next(self._numbers)
         now = time.perf_counter()
         offset = time.time() - now
         moments = [("REQUEST_START", started), ("QUEUE_START", started)]
@@ -133,12 +141,12 @@ class Tracer:
                 ("COMPUTE_END", run.ended),
             ]
         moments.append(("REQUEST_END", now))
-        what = {"id": self._number, "model_name": model, "model_version": version, "request_id": request_id}
+        what = {"id": number, "model_name": model, "model_version": version, "request_id": request_id}
         stamps = [{"name": name, "ns": int((moment + offset) * 1e9)} for name, moment in moments]
         settings = self._of_model.get(model, self._everywhere)
-        index = (self._number - 1) // settings.log_frequency if settings.log_frequency else -1
+        index = (number - 1) // settings.log_frequency if settings.log_frequency else -1
         try:
-            _append(self._path(index), [what, {"id": self._number, "timestamps": stamps}])
+            _append(self._path(index), [what, {"id": number, "timestamps": stamps}])
         except OSError as error:
             logger.warning("could not write a trace", extra={"error": str(error)})
 
@@ -154,6 +162,7 @@ def _append(path: Path, entries: Sequence[object]) -> None:
     text = ",\n".join(json.dumps(each) for each in entries)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     with os.fdopen(descriptor, "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         size = file.seek(0, os.SEEK_END)
         if size > 2:
             file.seek(size - 2)
