@@ -113,10 +113,10 @@ class TrainerClient:
             if event is not None:
                 yield event
 
-    async def publish(self, run_id: str, model_id: str, request_id: str) -> int:
-        """Publishes the model of a succeeded training and returns its version."""
+    async def publish(self, run_id: str, model_id: str, request_id: str, *, quantised: bool = False) -> int:
+        """Publishes the model of a succeeded training, or its quantised variant, and returns its version."""
         request = trainer_pb2.PublishModelRequest(
-            training_job=str(TrainingJobName(run_id)), model_id=model_id, request_id=request_id
+            training_job=str(TrainingJobName(run_id)), model_id=model_id, request_id=request_id, quantised=quantised
         )
         response = await self._stub.PublishModel(request, timeout=_PUBLISH_TIMEOUT_S)
         return int(response.version)

@@ -39,6 +39,7 @@ from gateway.values import (
     PredictorAnswer,
     Problem,
     Proof,
+    QuantisedVariant,
     Realism,
     Simulation,
     SplitCaution,
@@ -112,6 +113,7 @@ def options_to_proto(options: TrainingOptions, task: Task) -> trainer_pb2.Traini
         seed=options.seed,
         fine_tune=options.fine_tune,
         early_stopping_epochs=options.early_stopping_epochs,
+        quantise=options.quantise,
     )
 
 
@@ -128,6 +130,7 @@ def options_from_proto(config: trainer_pb2.TrainingConfig) -> TrainingOptions:
         seed=config.seed,
         fine_tune=config.fine_tune,
         early_stopping_epochs=config.early_stopping_epochs,
+        quantise=config.quantise,
     )
 
 
@@ -346,6 +349,7 @@ def loaded_model(message: predictor_pb2.LoadedModel) -> ModelVersion:
         wafers=message.wafers,
         latency_ms=message.latency_ms_p50,
         task=_MODEL_TASKS.get(message.task, Task.SINGLE),
+        quantised=message.quantised,
     )
 
 
@@ -383,6 +387,18 @@ def _training_result(message: trainer_pb2.TrainingResult) -> TrainingResult:
             for each in message.split_cautions
             if each.kind in _CAUTIONS
         ),
+        quantised=_quantised(message.quantised) if message.HasField("quantised") else None,
+    )
+
+
+def _quantised(message: trainer_pb2.QuantisedVariant) -> QuantisedVariant:
+    return QuantisedVariant(
+        tune=evaluation(message.tune) if message.HasField("tune") else None,
+        test=evaluation(message.test) if message.HasField("test") else None,
+        model_bytes=message.model_bytes,
+        compared_wafers=message.compared_wafers,
+        same_answers=message.same_answers,
+        least_same_answers=message.least_same_answers,
     )
 
 

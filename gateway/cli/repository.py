@@ -79,7 +79,7 @@ def show(
         ("", ""),
         [
             ("classes", ", ".join(each.display_name for each in manifest.classes)),
-            ("backbone", manifest.backbone),
+            ("backbone", f"{manifest.backbone}{', quantised' if manifest.quantised else ''}"),
             ("data set", manifest.dataset_version),
             ("thresholds", f"accept {manifest.accept_threshold:.3f}, temperature {manifest.temperature:.3f}"),
             ("scores", ", ".join(f"{name} {value}" for name, value in _scores(manifest).items() if _is_plain(value))),

@@ -15,7 +15,7 @@ from gateway.cli.following import cancelled_with_command, follow_training
 from gateway.cli.options import Home, Json, Local, Reach, Session, TrainerAddress
 from gateway.cli.output import Output, evaluation_json, show_evaluation
 from gateway.cli.wafers import Frozen, TaughtWafers, described, freeze, read_taught
-from gateway.values import ModelSize, Task, TrainingOptions, TrainingResult, TrainingRun
+from gateway.values import ModelSize, QuantisedVariant, Task, TrainingOptions, TrainingResult, TrainingRun
 from services.common.resource_names import check_id
 from services.common.store import open_store
 
@@ -60,6 +60,14 @@ def train(
             "--early_stopping_epochs", "--early-stopping-epochs", min=0, help="Epochs without progress; 0 never stops."
         ),
     ] = _DEFAULTS.early_stopping_epochs,
+    quantise: Annotated[
+        bool,
+        typer.Option(
+            "--quantise",
+            help="Make and publish the quantised variant: smaller, faster on processors, slightly less exact. Refused "
+            "when it answers otherwise too often.",
+        ),
+    ] = _DEFAULTS.quantise,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")] = _DEFAULTS.seed,
     source: Annotated[str, typer.Option(help="Of a wafer set, only the wafers of this source.")] = "",
     generated: Annotated[
@@ -94,6 +102,7 @@ def train(
         seed=seed,
         fine_tune=fine_tune,
         early_stopping_epochs=early_stopping_epochs,
+        quantise=quantise,
     )
     output = Output(as_json)
     reach = Reach.to(home, local, trainer=trainer_address)
@@ -164,7 +173,7 @@ async def teach(
 
 
 async def publish_model(session: Session, output: Output, run: TrainingRun, model_id: str) -> int:
-    """Publishes the model of a training and says so.
+    """Publishes the model of a training, or the quantised variant where one was asked for, and says so.
 
     Args:
         session: The services.
@@ -175,7 +184,9 @@ async def publish_model(session: Session, output: Output, run: TrainingRun, mode
     Returns:
         The version.
     """
-    version = await session.clients.trainer.publish(run.run_id, model_id, f"publish-{run.run_id}"[:64])
+    quantised = run.options.quantise
+    request_id = f"{'quantised' if quantised else 'publish'}-{run.run_id}"[:64]
+    version = await session.clients.trainer.publish(run.run_id, model_id, request_id, quantised=quantised)
     output.say(f"Published as {model_id}:{version}. Ask it with: teachwafer predict --model {model_id} FILES")
     return version
 
@@ -213,9 +224,24 @@ def show_training(output: Output, run: TrainingRun, frozen: Frozen) -> None:
         f"peak memory {result.peak_memory_bytes / 2**20:,.0f} MiB   model {result.model_bytes / 2**20:.2f} MiB   "
         f"ONNX = Keras within {result.parity_max_difference:.1e} on {result.parity_wafers} wafers"
     )
+    if result.quantised is not None:
+        _show_quantised(output, result, result.quantised)
     if result.known_patterns:
         known = ", ".join(f"{_name_of(result, each)} as {name}" for each, name in result.known_patterns.items())
         output.say(f"Known before it was taught: {known}")
+
+
+def _show_quantised(output: Output, result: TrainingResult, variant: QuantisedVariant) -> None:
+    """Shows the quantised variant beside the model."""
+    sides = (result.test, variant.test) if result.test and variant.test else (result.tune, variant.tune)
+    rows: list[tuple[str, ...]] = []
+    if sides[0] and sides[1]:
+        for name in ("macro_f1", "accuracy", "accepted_share", "accepted_error", "expected_calibration_error"):
+            rows.append((name.replace("_", " "), *(f"{getattr(each, name):.3f}" for each in sides)))
+    rows.append(("MiB", *(f"{each / 2**20:.2f}" for each in (result.model_bytes, variant.model_bytes))))
+    title = "Locked test" if result.test else "Tuning wafers"
+    output.table(title, ("", ">model", ">quantised"), rows)
+    output.say(f"Both say the same of {variant.same_answers:.1%} of {variant.compared_wafers} wafers held back.")
 
 
 def _name_of(result: TrainingResult, class_id: str) -> str:
@@ -249,9 +275,20 @@ def training_json(run: TrainingRun, frozen: Frozen, model_id: str, version: int)
             "model_bytes": result.model_bytes,
             "parity_max_difference": result.parity_max_difference,
             "parity_wafers": result.parity_wafers,
+            "quantised": None if result.quantised is None else _quantised_json(result.quantised),
             "known_patterns": {_name_of(result, each): name for each, name in result.known_patterns.items()},
         }
     return told
+
+
+def _quantised_json(variant: QuantisedVariant) -> dict[str, Any]:
+    return {
+        "test": evaluation_json(variant.test),
+        "tune": evaluation_json(variant.tune),
+        "model_bytes": variant.model_bytes,
+        "compared_wafers": variant.compared_wafers,
+        "same_answers": variant.same_answers,
+    }
 
 
 def model_id_of(path: Path) -> str:

@@ -48,6 +48,7 @@ class ModelVersion:
         wafers: Wafers answered since it was loaded.
         latency_ms: Median time of a request, milliseconds; 0 before the first.
         task: What it tells; SINGLE while it is not loaded.
+        quantised: Whether it is the quantised variant of what a training made.
     """
 
     model_id: str
@@ -63,3 +64,4 @@ class ModelVersion:
     wafers: int = 0
     latency_ms: float = 0.0
     task: Task = Task.SINGLE
+    quantised: bool = False

@@ -35,6 +35,7 @@ class TrainingOptions:
         seed: Seed of everything random, 0 to 2^32-1.
         fine_tune: Whether the pretrained weights are taught too; None: where the trainer knows that it pays.
         early_stopping_epochs: Epochs without a better tune score before it stops; 0 never.
+        quantise: Whether a quantised variant is made too: smaller, faster on processors, slightly less exact.
     """
 
     epochs: int = 50
@@ -47,6 +48,7 @@ class TrainingOptions:
     seed: int = 0
     fine_tune: bool | None = None
     early_stopping_epochs: int = 10
+    quantise: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,32 @@ class SplitCaution:
 
 
 @dataclass(frozen=True, slots=True)
+class QuantisedVariant:
+    """The model of a training with its convolutions in 8 bits, measured on the same wafers.
+
+    Attributes:
+        tune: Scores on the tune wafers; None when the data set has none.
+        test: Scores on the locked test; None when the data set has none.
+        model_bytes: Size of the ONNX file.
+        compared_wafers: Tune and test wafers that both were asked about.
+        same_answers: Share of them to which both say the same.
+        least_same_answers: Least share with which it may be published.
+    """
+
+    tune: Evaluation | None
+    test: Evaluation | None
+    model_bytes: int
+    compared_wafers: int
+    same_answers: float
+    least_same_answers: float
+
+    @property
+    def publishable(self) -> bool:
+        """Whether the trainer publishes it."""
+        return self.same_answers >= self.least_same_answers
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingResult:
     """What a succeeded training made.
 
@@ -138,6 +166,7 @@ class TrainingResult:
         doubtful_lots: Tune lots whose labels contradict sure answers so often that the accept rule left them out.
         known_patterns: Pattern that pretraining knows by name and that a class looks like, by the class's id.
         cautions: Warnings on how the wafers were divided.
+        quantised: Its quantised variant; None where none was made.
     """
 
     best_epoch: int
@@ -154,6 +183,7 @@ class TrainingResult:
     doubtful_lots: tuple[str, ...] = ()
     known_patterns: Mapping[str, str] = field(default_factory=dict)
     cautions: tuple[SplitCaution, ...] = ()
+    quantised: QuantisedVariant | None = None
 
 
 @dataclass(frozen=True, slots=True)

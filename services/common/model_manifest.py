@@ -44,6 +44,7 @@ class ModelManifest:
         dataset_version: data set version that it was taught on, `datasetVersions/{id}`.
         backbone: name of the pretrained network that it started from.
         task: what the model tells; see `services.common.task`.
+        quantised: whether its convolutions are in 8 bits. Manifests written before it was kept say no.
         input: name of the graph's input.
         scores: measured figures, JSON values by name.
         golden: file with the wafers and answers that every loader repeats before serving.
@@ -64,6 +65,7 @@ class ModelManifest:
     model_id: str = ""
     version: int = 0
     task: Task = Task.SINGLE
+    quantised: bool = False
     input: str = "dies"
     scores: Mapping[str, Any] = field(default_factory=dict)
     golden: str = "golden.npz"
@@ -101,6 +103,7 @@ class ModelManifest:
             "version": self.version,
             "created_at": self.created_at.isoformat(),
             "task": self.task.value,
+            "quantised": self.quantised,
             "input": self.input,
             "size": self.size,
             "classes": [asdict(each) for each in self.classes],
@@ -137,6 +140,7 @@ class ModelManifest:
                 version=int(data["version"]),
                 created_at=datetime.fromisoformat(data["created_at"]),
                 task=Task(data["task"]),
+                quantised=bool(data.get("quantised", False)),
                 input=str(data["input"]),
                 size=int(data["size"]),
                 classes=tuple(

@@ -99,6 +99,7 @@ def loaded_to_proto(model: LoadedModel) -> predictor_pb2.LoadedModel:
         wafers=model.statistics.wafers,
         latency_ms_p50=model.statistics.latency_ms_p50,
         task=_TASKS[model.session.manifest.task],
+        quantised=model.session.manifest.quantised,
     )
 
 

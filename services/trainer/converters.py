@@ -117,7 +117,7 @@ def _config_from_proto(config: trainer_pb2.TrainingConfig) -> TrainingConfig:
     given["model_size"] = MODEL_SIZES[size - 1] if 0 < size <= len(MODEL_SIZES) else str(size)
     task = _task_from_proto(config.task)
     given.setdefault("fine_tune", fine_tune_pays(task, config.backbone))
-    return TrainingConfig(backbone=config.backbone, task=task, **given)
+    return TrainingConfig(backbone=config.backbone, task=task, quantise=config.quantise, **given)
 
 
 def _task_from_proto(value: trainer_pb2.TrainingConfig.Task.ValueType) -> Task:
@@ -142,11 +142,16 @@ def _requested(spec: TrainingSpec) -> trainer_pb2.TrainingJob:
 
 def _result_to_wire(result: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a result with the names of the protocol's enums in the place of ours."""
-    scores = {side: result[side] for side in ("tune", "test") if "task" in result.get(side, ())}
-    names = {side: trainer_pb2.TrainingConfig.Task.Name(_TASKS[Task(each["task"])]) for side, each in scores.items()}
     cautions = [{**each, "kind": f"KIND_{each['kind'].upper()}"} for each in result.get("split_cautions", ())]
-    sides = {side: {**each, "task": names[side]} for side, each in scores.items()}
-    return {**result, **sides, "split_cautions": cautions}
+    variant = {"quantised": _sides_to_wire(result["quantised"])} if "quantised" in result else {}
+    return {**_sides_to_wire(result), **variant, "split_cautions": cautions}
+
+
+def _sides_to_wire(scored: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns values with the names of the protocol's tasks in the scores of its sides."""
+    sides = {side: scored[side] for side in ("tune", "test") if "task" in scored.get(side, ())}
+    names = {side: trainer_pb2.TrainingConfig.Task.Name(_TASKS[Task(each["task"])]) for side, each in sides.items()}
+    return {**scored, **{side: {**each, "task": names[side]} for side, each in sides.items()}}
 
 
 def _state(state: JobState) -> trainer_pb2.TrainingJob.State.ValueType:

@@ -23,6 +23,8 @@ STAGE_KIND = "stage"
 WARNING_KIND = "warning"
 """Kind of the event that tells what a person should know about the data or the result."""
 
+LEAST_SAME_ANSWERS = 0.98
+"""Least share of held back wafers to which a quantised variant must say the same to be published."""
 PARITY_TOLERANCE = 1e-4
 """Largest difference allowed between a probability of the exported graph and of what taught it."""
 MIN_CLASSES = 2
@@ -57,6 +59,7 @@ class TrainingConfig:
         fine_tune: whether the network's own weights are taught too once there are wafers enough; see `fine_tune_pays`.
         early_stopping_epochs: epochs without a better tune score after which teaching stops; 0 never.
         task: what the model is to tell.
+        quantise: whether a quantised variant of the model is made too.
     """
 
     epochs: int = 50
@@ -70,6 +73,7 @@ class TrainingConfig:
     fine_tune: bool = False
     early_stopping_epochs: int = 10
     task: Task = Task.SINGLE
+    quantise: bool = False
 
 
 def fine_tune_pays(task: Task, backbone_id: str) -> bool:
@@ -164,6 +168,27 @@ class SplitCaution:
 
 
 @dataclass(frozen=True, slots=True)
+class QuantisedVariant:
+    """The quantised variant of a model, measured on the same wafers.
+
+    Attributes:
+        tune: scores on the tune wafers, by which its accept rule was chosen anew.
+        test: scores on the locked test wafers; None when the data set has none.
+        model_bytes: size of its ONNX file.
+        compared_wafers: wafers, tune and test, that both were asked about.
+        same_answers: share of them to which both say the same; see `export.quantised.same_answers`.
+        least_same_answers: least share with which it may be published.
+    """
+
+    tune: Evaluation
+    test: Evaluation | None
+    model_bytes: int
+    compared_wafers: int
+    same_answers: float
+    least_same_answers: float = LEAST_SAME_ANSWERS
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingOutcome:
     """What a teaching came to.
 
@@ -185,6 +210,7 @@ class TrainingOutcome:
         known_patterns: name of the known pattern that a class was taken for, by the class's id; see
             `services.trainer.known_patterns`.
         split_cautions: of the warnings, those on how the wafers were divided.
+        quantised: the quantised variant; None where none was asked for.
     """
 
     best_epoch: int
@@ -203,16 +229,20 @@ class TrainingOutcome:
     doubtful_lots: tuple[str, ...] = ()
     known_patterns: Mapping[str, str] = field(default_factory=dict)
     split_cautions: tuple[SplitCaution, ...] = ()
+    quantised: QuantisedVariant | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the outcome as JSON values whose names are those of the protocol's `TrainingResult`."""
         data = asdict(self)
         names = data.pop("class_names")
-        for side in ("tune", "test"):
-            if data[side] is None:
-                del data[side]
-            else:
-                data[side] = _evaluation_to_json(data[side], names)
+        if data["quantised"] is None:
+            del data["quantised"]
+        for scored in (data, data.get("quantised", {})):
+            for side in ("tune", "test"):
+                if scored.get(side) is None:
+                    scored.pop(side, None)
+                else:
+                    scored[side] = _evaluation_to_json(scored[side], names)
         return data
 
 

@@ -22,6 +22,8 @@ CANDIDATE_FILE = "candidate.json"
 """Manifest of a candidate, without model and version; its `files` are hashes of the files beside it."""
 MODEL_FILE = "model.onnx"
 """Graph of a candidate and of a version."""
+QUANTISED_FOLDER = "quantised"
+"""Folder of the quantised variant inside that of the attempt: a candidate of its own."""
 
 
 def write_candidate(folder: Path, manifest: ModelManifest, file_names: tuple[str, ...]) -> None:
@@ -30,7 +32,15 @@ def write_candidate(folder: Path, manifest: ModelManifest, file_names: tuple[str
     (folder / CANDIDATE_FILE).write_text(replace(manifest, files=files).to_json(), encoding="utf-8")
 
 
-def publish(repository: ModelRepository, job: Job, attempt_folder: Path, model_id: str, request_id: str) -> int:
+def publish(
+    repository: ModelRepository,
+    job: Job,
+    attempt_folder: Path,
+    model_id: str,
+    request_id: str,
+    *,
+    quantised: bool = False,
+) -> int:
     """Verifies what a training made and publishes it as the next version of a model.
 
     Args:
@@ -39,9 +49,10 @@ def publish(repository: ModelRepository, job: Job, attempt_folder: Path, model_i
         attempt_folder: Folder of its last attempt.
         model_id: Name of the model.
         request_id: The same id again returns the version that it made the first time.
+        quantised: Whether to publish the quantised variant.
 
     Raises:
-        FailedPreconditionError: The training has not succeeded.
+        FailedPreconditionError: The training has not succeeded, or has no quantised variant that may be published.
         DataLossError: A file is missing or has changed since, or the graph answers otherwise than when it was taught.
         InvalidArgumentError: The model name is invalid.
     """
@@ -51,8 +62,11 @@ def publish(repository: ModelRepository, job: Job, attempt_folder: Path, model_i
             subject=f"trainingJobs/{job.id}",
             reason="TRAINING_NOT_SUCCEEDED",
         )
-    manifest = _read_candidate(attempt_folder)
-    files = {name: attempt_folder / name for name in manifest.files}
+    if quantised:
+        _check_quantised(job)
+    folder = attempt_folder / QUANTISED_FOLDER if quantised else attempt_folder
+    manifest = _read_candidate(folder)
+    files = {name: folder / name for name in manifest.files}
     for name, path in files.items():
         found = file_sha256(path) if path.is_file() else "no file"
         if found != manifest.files[name]:
@@ -62,6 +76,28 @@ def publish(repository: ModelRepository, job: Job, attempt_folder: Path, model_i
     embedding, heat_rows, heat_columns = _check_graph(files[MODEL_FILE], files[manifest.golden])
     config = config_pbtxt(model_id, len(manifest.classes), embedding, heat_rows, heat_columns)
     return repository.publish(model_id, files, manifest, config, request_id)
+
+
+def _check_quantised(job: Job) -> None:
+    """Raises FailedPreconditionError unless a job has a quantised variant that answers nearly as the model does."""
+    variant = (job.result or {}).get("quantised")
+    if variant is None:
+        raise FailedPreconditionError(
+            "Expected a training that also made a quantised variant. Received: one without. Teach again with "
+            "`quantise`, or publish the model as it is.",
+            subject=f"trainingJobs/{job.id}",
+            reason="NOT_QUANTISED",
+        )
+    same, least = float(variant["same_answers"]), float(variant["least_same_answers"])
+    # Written so that NaN does not pass.
+    if not same >= least:
+        raise FailedPreconditionError(
+            f"Expected a quantised variant that says the same as the model of at least {least:.1%} of the wafers held "
+            f"back. Received: {same:.1%} of {variant['compared_wafers']}. Publish the model as it is.",
+            subject=f"trainingJobs/{job.id}",
+            reason="QUANTISED_DIFFERS",
+            metadata={"same_answers": f"{same:.4f}", "least_same_answers": f"{least:.4f}"},
+        )
 
 
 def _read_candidate(folder: Path) -> ModelManifest:

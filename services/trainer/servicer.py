@@ -118,7 +118,9 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         model_id = checked_model_id(request.model_id)
         job = await self._engine.get(TrainingJobName.parse(request.training_job, "training_job").id)
         folder = RunFolder(self._runs_folder / job.id).attempt(job.attempt).path
-        version = await asyncio.to_thread(publish, self._repository, job, folder, model_id, request.request_id)
+        version = await asyncio.to_thread(
+            publish, self._repository, job, folder, model_id, request.request_id, quantised=request.quantised
+        )
         return trainer_pb2.PublishModelResponse(model_id=model_id, version=version)
 
     async def ListBackbones(

@@ -19,14 +19,15 @@ from services.common.dataset import DatasetClass, open_dataset
 from services.common.evaluation import Evaluation, evaluate, evaluate_normal, evaluate_several
 from services.common.jobs.worker import JobContext
 from services.common.model_repository import ModelClass, ModelManifest
-from services.common.pattern_sets import set_confidence
+from services.common.pattern_sets import set_confidence, shown_classes
 from services.common.preprocessing import pad_grids
 from services.common.task import Task
 from services.trainer.backbones import Backbone, BackboneLibrary, backbone_of_size, find_backbone
-from services.trainer.calibration import bank_rows, calibrate
+from services.trainer.calibration import accept_threshold, bank_rows, calibrate
 from services.trainer.domain import (
     STAGE_KIND,
     WARNING_KIND,
+    QuantisedVariant,
     TrainingConfig,
     TrainingOutcome,
     TrainingSpec,
@@ -34,12 +35,13 @@ from services.trainer.domain import (
     check_generated,
 )
 from services.trainer.export.onnx import Answers, answers_of, export_onnx, open_session, prove_parity
+from services.trainer.export.quantised import quantise, same_answers
 from services.trainer.features import embed, embedder
 from services.trainer.network import embedding_model, taught_model
 from services.trainer.normal import bank_of_normal, calibrate_normal, normal_model
 from services.trainer.objective import normal_position
 from services.trainer.outliers import read_outliers, teach_sentry, unclaimed
-from services.trainer.publishing import MODEL_FILE, write_candidate
+from services.trainer.publishing import MODEL_FILE, QUANTISED_FOLDER, write_candidate
 from services.trainer.several import calibrate as calibrate_several
 from services.trainer.several import pattern_columns, several_model
 from services.trainer.teaching_set import Side, TeachingSet, read_teaching_set
@@ -82,12 +84,16 @@ class _Measured:
 
     tune: Evaluation
     test: Evaluation | None
+    tune_answers: Answers
+    test_answers: Answers
     parity_wafers: int
     parity_max_difference: float
 
 
 def run(context: JobContext, library: BackboneLibrary) -> TrainingOutcome:
     """Does one training job; writes model.onnx, model.keras, evaluation.json, golden.npz and candidate.json.
+
+    What is quantised lies in a folder of its own, without model.keras.
 
     Args:
         context: the job.
@@ -121,6 +127,7 @@ def run(context: JobContext, library: BackboneLibrary) -> TrainingOutcome:
     export_onnx(lesson.model, context.folder / MODEL_FILE)
     _begin(context, "evaluating", 0.9)
     measured = _measure(context, lesson, wafers, config.task)
+    quantised = _quantise(context, lesson, wafers, config.task, measured) if config.quantise else None
     outcome = TrainingOutcome(
         best_epoch=lesson.best_epoch,
         epochs=lesson.epochs,
@@ -138,8 +145,14 @@ def run(context: JobContext, library: BackboneLibrary) -> TrainingOutcome:
         doubtful_lots=lesson.doubtful_lots,
         known_patterns=lesson.known_patterns,
         split_cautions=wafers.cautions,
+        quantised=quantised[0] if quantised else None,
     )
-    _write_facts(context.folder, outcome, spec, backbone.size, lesson)
+    manifest = _manifest(lesson, spec, backbone)
+    scores = outcome.to_json()
+    _write_facts(context.folder, manifest, scores, (KERAS_FILE,))
+    if quantised:
+        variant = dataclasses.replace(manifest, quantised=True, accept_threshold=quantised[1])
+        _write_facts(context.folder / QUANTISED_FOLDER, variant, scores["quantised"])
     return outcome
 
 
@@ -272,9 +285,51 @@ def _measure(context: JobContext, lesson: _Lesson, wafers: TeachingSet, task: Ta
     return _Measured(
         tune=_scores(wafers.classes, wafers.tune, tune, lesson.accept_threshold, task),
         test=_scores(wafers.classes, wafers.test, test, lesson.accept_threshold, task) if len(wafers.test) else None,
+        tune_answers=tune,
+        test_answers=test,
         parity_wafers=parity.wafers,
         parity_max_difference=parity.max_difference,
     )
+
+
+def _quantise(
+    context: JobContext, lesson: _Lesson, wafers: TeachingSet, task: Task, plain: _Measured
+) -> tuple[QuantisedVariant, float]:
+    """Writes the quantised variant and its golden batch, and measures it; returns its accept threshold, too."""
+    folder = context.folder / QUANTISED_FOLDER
+    folder.mkdir(exist_ok=True)
+    quantise(context.folder / MODEL_FILE, folder / MODEL_FILE, wafers.train.grids, context.check_cancelled)
+    session = open_session(folder / MODEL_FILE)
+    tune = answers_of(session, wafers.tune.grids, context.check_cancelled)
+    test = answers_of(session, wafers.test.grids, context.check_cancelled)
+    _write_golden(folder / GOLDEN_FILE, session, wafers.test if len(wafers.test) else wafers.tune)
+    accept = _accept_threshold(lesson, wafers, tune, task)
+    same = np.concatenate([same_answers(plain.tune_answers, tune, task), same_answers(plain.test_answers, test, task)])
+    variant = QuantisedVariant(
+        tune=_scores(wafers.classes, wafers.tune, tune, accept, task),
+        test=_scores(wafers.classes, wafers.test, test, accept, task) if len(wafers.test) else None,
+        model_bytes=(folder / MODEL_FILE).stat().st_size,
+        compared_wafers=len(same),
+        same_answers=float(same.mean()),
+    )
+    return variant, accept
+
+
+def _accept_threshold(lesson: _Lesson, wafers: TeachingSet, tune: Answers, task: Task) -> float:
+    """Returns the accept rule that the tune wafers give a graph with the temperature and the novelty of the lesson."""
+    if task is Task.NORMAL:
+        return lesson.accept_threshold
+    side, normal = wafers.tune, [each.normal for each in wafers.classes]
+    if task is Task.SEVERAL:
+        confidence = set_confidence(tune.probabilities, normal)
+        right = (shown_classes(tune.probabilities, normal) == side.shown)[:, pattern_columns(wafers.classes)].all(
+            axis=1
+        )
+    else:
+        confidence = tune.probabilities.max(axis=1)
+        right = tune.probabilities.argmax(axis=1) == side.labels
+    judges = (tune.novelty <= 1.0) & ~np.isin(np.array(side.lots, dtype=object), lesson.doubtful_lots)
+    return accept_threshold(confidence[judges], right[judges])
 
 
 def _scores(
@@ -314,23 +369,36 @@ def golden_rows(labels: NDArray[np.int64], grids: Sequence[NDArray[np.uint8]]) -
     return rows
 
 
-def _write_facts(folder: Path, outcome: TrainingOutcome, spec: TrainingSpec, size: int, lesson: _Lesson) -> None:
-    data = outcome.to_json()
-    sides = {name: data[name] for name in ("tune", "test") if name in data}
-    figures = ["wafers", "lots", "macro_f1", "accuracy", "accepted_share", "accepted_error"]
-    if spec.config.task is Task.NORMAL:
-        figures.append("auroc")
-    (folder / EVALUATION_FILE).write_text(json.dumps(sides, indent=2, ensure_ascii=False))
-    manifest = ModelManifest(
+def _manifest(lesson: _Lesson, spec: TrainingSpec, backbone: Backbone) -> ModelManifest:
+    return ModelManifest(
         classes=tuple(ModelClass(each.class_id, each.display_name, each.normal) for each in lesson.classes),
-        size=size,
+        size=backbone.size,
         temperature=lesson.temperature,
         accept_threshold=lesson.accept_threshold,
         novelty_threshold=lesson.novelty_threshold,
         task=spec.config.task,
         dataset_version=f"datasetVersions/{spec.dataset_id}",
-        backbone=outcome.backbone,
-        scores={side: {name: scores[name] for name in figures} for side, scores in sides.items()},
+        backbone=backbone.backbone_id,
         golden=GOLDEN_FILE,
     )
-    write_candidate(folder, manifest, (MODEL_FILE, KERAS_FILE, GOLDEN_FILE, EVALUATION_FILE))
+
+
+def _write_facts(folder: Path, manifest: ModelManifest, data: Mapping[str, Any], further: tuple[str, ...] = ()) -> None:
+    """Writes the scores and the manifest of a candidate beside its graph and its golden batch.
+
+    Args:
+        folder: of the candidate.
+        manifest: without scores.
+        data: JSON values of its scores, `tune` and `test`.
+        further: names of its other files.
+    """
+    sides = {name: data[name] for name in ("tune", "test") if name in data}
+    figures = ["wafers", "lots", "macro_f1", "accuracy", "accepted_share", "accepted_error"]
+    if manifest.task is Task.NORMAL:
+        figures.append("auroc")
+    (folder / EVALUATION_FILE).write_text(json.dumps(sides, indent=2, ensure_ascii=False))
+    scores: dict[str, Any] = {side: {name: each[name] for name in figures} for side, each in sides.items()}
+    if manifest.quantised:
+        scores["same_answers"] = data["same_answers"]
+    scored = dataclasses.replace(manifest, scores=scores)
+    write_candidate(folder, scored, (MODEL_FILE, *further, GOLDEN_FILE, EVALUATION_FILE))

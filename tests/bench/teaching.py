@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 SIZES = ("fast", "balanced", "best")
 WAFERS_PER_CLASS = 200
@@ -69,10 +70,7 @@ def wafers_per_second(graphs: dict[str, Path]) -> dict[str, float]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     sessions = {size: onnxruntime.InferenceSession(os.fspath(path), options) for size, path in graphs.items()}
-    axis = (np.arange(52) + 0.5) / 26 - 1
-    disc = np.hypot(axis[:, None], axis[None, :]) <= 1
-    failed = np.random.default_rng(0).random((LOT, 52, 52)) < 0.1
-    dies = np.where(disc, 1 + failed, 0).astype(np.uint8)
+    dies = disc_wafers(LOT)
     times: dict[str, list[float]] = {size: [] for size in sessions}
     for each in range(ROUNDS + 1):
         for size, session in sessions.items():
@@ -81,6 +79,14 @@ def wafers_per_second(graphs: dict[str, Path]) -> dict[str, float]:
             if each:
                 times[size].append(time.perf_counter() - started)
     return {size: LOT / statistics.median(taken) for size, taken in times.items()}
+
+
+def disc_wafers(count: int) -> NDArray[np.uint8]:
+    """Returns wafers (count, 52, 52) with a tenth of the dies failed at random."""
+    axis = (np.arange(52) + 0.5) / 26 - 1
+    disc = np.hypot(axis[:, None], axis[None, :]) <= 1
+    failed = np.random.default_rng(0).random((count, 52, 52)) < 0.1
+    return np.where(disc, 1 + failed, 0).astype(np.uint8)
 
 
 if __name__ == "__main__":

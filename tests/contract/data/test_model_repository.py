@@ -250,6 +250,7 @@ def test_a_publisher_killed_at_any_step_leaves_no_half_version(
         dataset_version=texts,
         backbone=texts,
         task=st.sampled_from(list(Task)),
+        quantised=st.booleans(),
         scores=st.dictionaries(texts, st.floats(allow_nan=False, allow_infinity=False) | st.none() | texts),
         created_at=st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)),
     )
@@ -261,7 +262,9 @@ def test_manifests_round_trip(manifest: ModelManifest) -> None:
 def test_manifest_leaves_unknown_fields_out_and_names_missing_ones() -> None:
     data = json.loads(MANIFEST.to_json())
     assert ModelManifest.from_json(json.dumps({**data, "from_the_future": 1})) == MANIFEST
-    for name in set(data) - {"format_version"}:
+    # Releases that quantised nothing did not say so.
+    assert not ModelManifest.from_json(json.dumps({k: v for k, v in data.items() if k != "quantised"})).quantised
+    for name in set(data) - {"format_version", "quantised"}:
         with pytest.raises(DataLossError, match=name):
             ModelManifest.from_json(json.dumps({key: value for key, value in data.items() if key != name}))
     for text in ("", "[]", "null", '{"format_version": 2}', json.dumps({**data, "temperature": -1})):

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
 from teachwafer.trainer.v1 import trainer_pb2
 
-from services.common.errors import InvalidArgumentError
+from services.common.errors import FailedPreconditionError, InvalidArgumentError
 from services.common.evaluation import evaluate
 from services.common.jobs import Job, JobEvent, JobState
 from services.common.jobs.worker import PROGRESS_KIND
+from services.common.model_repository import ModelRepository
 from services.common.task import Task
 from services.trainer.converters import event_to_proto, job_to_proto, spec_from_proto, validated_to_proto
 from services.trainer.domain import (
     EPOCH_KIND,
+    LEAST_SAME_ANSWERS,
     STAGE_KIND,
     WARNING_KIND,
+    QuantisedVariant,
     SplitCaution,
     SplitCautionKind,
     TrainingOutcome,
     TrainingSpec,
 )
+from services.trainer.publishing import publish
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -86,7 +91,7 @@ def test_an_event_of_a_later_version_keeps_its_number_and_has_no_content() -> No
 
 
 @pytest.mark.parametrize("kind", SplitCautionKind)
-def test_an_outcome_reaches_the_wire_with_every_figure(kind: SplitCautionKind) -> None:
+def test_an_outcome_reaches_the_wire_with_every_figure(kind: SplitCautionKind, tmp_path: Path) -> None:
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]], np.float32)
     tune = evaluate(probabilities, np.array([0, 1, 1]), ["a", "b", ""], np.array([True, True, False]), draws=10)
     outcome = TrainingOutcome(
@@ -106,6 +111,7 @@ def test_an_outcome_reaches_the_wire_with_every_figure(kind: SplitCautionKind) -
         doubtful_lots=("lot-7",),
         known_patterns={"c0": "Edge-Ring"},
         split_cautions=(SplitCaution(kind, ("c1",), "Few."),),
+        quantised=QuantisedVariant(tune, None, 800_000, 3, 0.9),
     )
     job = Job(
         id="j",
@@ -140,3 +146,12 @@ def test_an_outcome_reaches_the_wire_with_every_figure(kind: SplitCautionKind) -
         (trainer_pb2.SplitCaution.Kind.Value(f"KIND_{kind.name}"), ["c1"])
     ]
     assert result.peak_memory_bytes == 2**33
+    variant = result.quantised
+    assert (variant.model_bytes, variant.compared_wafers, variant.same_answers) == (800_000, 3, 0.9)
+    assert variant.least_same_answers == LEAST_SAME_ANSWERS
+    assert variant.tune == result.tune
+    assert not variant.HasField("test")
+    # One that answers otherwise of one wafer in ten is not published.
+    with pytest.raises(FailedPreconditionError, match=r"98\.0%.*90\.0% of 3") as caught:
+        publish(ModelRepository(tmp_path), job, tmp_path, "m", "", quantised=True)
+    assert caught.value.reason == "QUANTISED_DIFFERS"

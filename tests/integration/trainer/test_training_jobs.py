@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from google.protobuf import json_format
@@ -18,10 +19,11 @@ from teachwafer.trainer.v1 import trainer_pb2, trainer_pb2_grpc
 
 from services.common.client import connect
 from services.common.dataset import DatasetWafer, DatasetWriter, Origin, Split, open_dataset
-from services.common.errors import DataLossError, UnavailableError
+from services.common.errors import DataLossError, FailedPreconditionError, UnavailableError
 from services.common.model_repository import ModelRepository
 from services.common.preprocessing import pad_grids
 from services.common.store import BlobStore, open_store
+from services.predictor.session import ModelSession
 from tests.helpers.processes import ServiceProcess, service_process
 from tests.unit.trainer.wafers import freeze
 
@@ -110,7 +112,7 @@ def taught(service: ServiceProcess) -> tuple[JOB, list[trainer_pb2.TrainingEvent
     async def teach() -> tuple[JOB, list[trainer_pb2.TrainingEvent]]:
         async with connect(service.address) as channel:
             stub = trainer_pb2_grpc.TrainerServiceStub(channel)
-            made = await start(stub, "nine", QUICK, "more")
+            made = await start(stub, "nine", {**QUICK, "quantise": True}, "more")
             events = [event async for event in watched(stub, made.name)]
             return await stub.GetTrainingJob(trainer_pb2.GetTrainingJobRequest(name=made.name)), events
 
@@ -171,10 +173,44 @@ async def test_a_taught_model_is_published_once_for_a_request(taught, stub, home
     assert accepted.mean() == pytest.approx(taught[0].result.test.accepted_share, abs=1e-6)
 
 
+async def test_the_quantised_variant_is_measured_published_and_served(taught, stub, home: Path) -> None:
+    result = taught[0].result
+    variant = result.quantised
+    assert variant.model_bytes < 0.75 * result.model_bytes
+    assert variant.compared_wafers == 36
+    assert variant.least_same_answers <= variant.same_answers <= 1
+    assert (variant.tune.wafers, variant.test.wafers) == (18, 18)
+    request = trainer_pb2.PublishModelRequest(training_job=taught[0].name, model_id="small", quantised=True)
+    version = (await stub.PublishModel(request)).version
+    repository = ModelRepository(home / "models")
+    manifest, folder = repository.manifest("small", version), repository.folder("small", version)
+    assert manifest.quantised
+    assert manifest.scores["same_answers"] == variant.same_answers
+    kinds = [(node.op_type, node.input[0]) for node in onnx.load(folder / "model.onnx").graph.node]
+    convolutions = [source for kind, source in kinds if kind == "Conv"]
+    assert convolutions
+    assert all(source.endswith("DequantizeLinear_Output") for source in convolutions)
+    # The predictor repeats the golden batch; what it answers is what was measured, in batches of any size.
+    session = ModelSession.load(repository, "small", version)
+    grids = open_dataset(store_of(home), "nine").grids(Split.TEST)
+    together = session.run(pad_grids(grids), ["probabilities", "novelty"])
+    alone = np.concatenate([session.run(grid[None], ["probabilities"])["probabilities"] for grid in grids])
+    np.testing.assert_allclose(alone, together["probabilities"], atol=1e-5)
+    right = together["probabilities"].argmax(axis=1) == open_dataset(store_of(home), "nine").labels(Split.TEST)
+    assert right.mean() == pytest.approx(variant.test.accuracy, abs=1e-6)
+    accepted = (together["probabilities"].max(axis=1) >= manifest.accept_threshold) & (together["novelty"] <= 1)
+    assert accepted.mean() == pytest.approx(variant.test.accepted_share, abs=1e-6)
+
+
 async def test_a_file_that_changed_since_is_not_published(stub, home: Path) -> None:
     job = await ended(stub, (await start(stub, "untuned", QUICK)).name)
     assert job.state == JOB.STATE_SUCCEEDED, job.error
     assert not job.result.HasField("test")
+    assert not job.result.HasField("quantised")
+    quantised = trainer_pb2.PublishModelRequest(training_job=job.name, model_id="x", quantised=True)
+    with pytest.raises(FailedPreconditionError) as caught:
+        await stub.PublishModel(quantised)
+    assert caught.value.reason == "NOT_QUANTISED"
     assert any("no tune wafers" in each for each in job.result.warnings)
     assert job.result.split_cautions[0].kind == trainer_pb2.SplitCaution.KIND_TUNE_FROM_TRAINING
     attempt = home / "runs" / job.name.partition("/")[2] / "attempts" / "1"
