@@ -1,10 +1,10 @@
 """Whether two processes of the predictor serve more than one: `python tests/bench/serving/processes.py HOME`.
 
 Three ways take turns, round after round: one process; two on ports of their own, which get the same load each, the best
-that sharing can come to; and two on one port, between which the kernel spreads the connections. The load comes from two
-generators with half of the calls in flight each, whatever serves. Medians are printed, and those of the ratios to one
-process. On a busy machine two processes also get more of its time than one: the cores that the servers kept busy and
-their time for a call tell that apart from what two processes do better.
+that sharing can come to; and a predictor of two (`TEACHWAFER_PREDICTOR_PROCESSES=2`), between which the kernel spreads
+the connections. The load comes from two generators with half of the calls in flight each, whatever serves. Medians are
+printed, and those of the ratios to one process. On a busy machine two processes also get more of its time than one: the
+cores that the servers kept busy and their time for a call tell that apart from what two processes do better.
 """
 
 from __future__ import annotations
@@ -14,35 +14,24 @@ import contextlib
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
-import grpc
 import numpy as np
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 from tests.bench.serving import __main__ as bench
 from tests.bench.serving.load import WARM_UP_S, Load
-from tests.helpers.processes import PORT_VARIABLES, service_process
+from tests.helpers.processes import service_process
 
 CORES = bench.CORES
 ONE, APART, SHARED = "one process", "two processes, load split evenly", "two processes on one port"
 IN_FLIGHT = (2, 8, 32)
-
-ON_A_SHARED_PORT = """
-import runpy
-from services.common.server import GrpcServer
-GrpcServer.__init__.__kwdefaults__["so_reuseport"] = True
-runpy.run_module("services.predictor", run_name="__main__")
-"""
 
 
 @dataclass
@@ -83,7 +72,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="teachwafer-bench-") as folder, contextlib.ExitStack() as stack:
         start = Starter(stack, Path(folder), repository)
         half = max(1, CORES // 2)
-        ways = {ONE: start.apart([CORES]), APART: start.apart([half, half]), SHARED: start.shared([half, half])}
+        ways = {ONE: start.apart([CORES]), APART: start.apart([half, half]), SHARED: start.shared(2)}
         loads = {f"single wafers, {each} in flight": ("unary", bench.INFER, single, each) for each in IN_FLIGHT}
         loads["single wafers on 32 streams"] = ("stream", bench.STREAM_INFER, single, 32)
         loads[f"lots of {bench.LOT}, {2 * CORES} in flight"] = ("unary", bench.INFER, lot, 2 * CORES)
@@ -121,35 +110,12 @@ class Starter:
         addresses = [each.address for each in services]
         return Way([addresses[0], addresses[-1]], [psutil.Process(each.popen.pid) for each in services])
 
-    def shared(self, threads: list[int]) -> Way:
-        """Starts predictors on one port, with so many threads each."""
-        address = f"127.0.0.1:{(port := bench.free_ports())}"
-        processes = [self._stack.enter_context(self._sharing(port, each)) for each in threads]
-        asked = bench.asked_by_grpc(address, bench.infer_request(np.ones((1, 9, 9), np.uint8)))
-        # Calls go to either: when so many in a row are answered, both are ready.
-        good = 0
-        while good < 20:
-            good = good + 1 if _answers(asked) else 0
-        return Way([address] * 2, [psutil.Process(each.pid) for each in processes])
-
-    @contextlib.contextmanager
-    def _sharing(self, port: int, threads: int) -> Iterator[subprocess.Popen[bytes]]:
-        home = self._folder / f"shared-{next(self._number)}"
-        home.mkdir()
-        own = {"TEACHWAFER_HOME": str(home), "TEACHWAFER_PREDICTOR_GRPC_PORT": str(port)}
-        with (home / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-c", ON_A_SHARED_PORT],
-                env={**os.environ, **dict.fromkeys(PORT_VARIABLES, "0"), **own, **self._told(threads)},
-                cwd=bench.ROOT,
-                stdout=log,
-                stderr=log,
-            )
-        try:
-            yield process
-        finally:
-            process.terminate()
-            process.wait(60)
+    def shared(self, processes: int) -> Way:
+        """Starts a predictor of several processes, with as many threads together as there are cores."""
+        told = {**self._told(CORES), "TEACHWAFER_PREDICTOR_PROCESSES": str(processes)}
+        service = self._stack.enter_context(service_process("services.predictor", self._folder / "shared", told))
+        service.wait_serving(180)
+        return Way([service.address] * 2, psutil.Process(service.popen.pid).children())
 
     def _told(self, threads: int) -> dict[str, str]:
         return {
@@ -157,15 +123,6 @@ class Starter:
             "TEACHWAFER_MODEL_REPOSITORY": str(self._repository),
             "TEACHWAFER_PREDICTOR_THREADS": str(threads),
         }
-
-
-def _answers(asked: Callable[[], np.ndarray]) -> bool:
-    try:
-        asked()
-    except grpc.RpcError:
-        time.sleep(0.2)
-        return False
-    return True
 
 
 def report(ways: dict[str, Way], rounds: int, seconds: float) -> None:
