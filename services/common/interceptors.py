@@ -12,8 +12,8 @@ import contextlib
 import inspect
 import logging
 import re
+import secrets
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -108,11 +108,25 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         return make(wrapped, deserializer, handler.response_serializer)
 
     def _wrap_unary(self, behaviour: Behaviour, method: str) -> Behaviour:
-        """Wraps a handler that returns one response."""
+        """Wraps a handler that returns one response.
+
+        It ends after the default time where the caller set none; gRPC itself sees to the caller's.
+        """
 
         async def handle(request: Any, context: Context) -> Any:
-            async with _observed(method, context), self._deadline(context):
-                return await behaviour(_checked(request), context)
+            async with _Observed(method, context):
+                if context.time_remaining() is not None:
+                    return await behaviour(_checked(request), context)
+                try:
+                    async with asyncio.timeout(self._default_deadline_s) as scope:
+                        return await behaviour(_checked(request), context)
+                except TimeoutError:
+                    if not scope.expired():
+                        raise
+                    raise DeadlineExceededError(
+                        f"Expected the work to end in {self._default_deadline_s:g} s, the limit for calls without a "
+                        "deadline. Ask for less, or set a deadline."
+                    ) from None
 
         return handle
 
@@ -121,7 +135,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
         async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
             async with (
-                _observed(method, context),
+                _Observed(method, context),
                 contextlib.aclosing(behaviour(_checked(request), context)) as responses,
             ):
                 async for response in responses:
@@ -133,63 +147,58 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         """Wraps a handler that writes its responses to the context."""
 
         async def handle(request: Any, context: Context) -> None:
-            async with _observed(method, context):
+            async with _Observed(method, context):
                 await behaviour(_checked(request), context)
 
         return handle
 
-    @contextlib.asynccontextmanager
-    async def _deadline(self, context: Context) -> AsyncIterator[None]:
-        """Ends the handler after the default time where the caller set none; gRPC itself sees to the caller's."""
-        if context.time_remaining() is not None:
-            yield
-            return
+
+class _Observed:
+    """What one call runs inside of: request id before, mapping of errors and access log line after.
+
+    A class, because a generator in its place costs a small call more than all that is done here.
+
+    Args:
+        method: Full name of the method.
+        context: Context of the call.
+    """
+
+    __slots__ = ("_context", "_method", "_peer", "_request_id", "_started")
+
+    def __init__(self, method: str, context: Context) -> None:
+        self._method, self._context = method, context
+
+    async def __aenter__(self) -> None:
+        self._started = time.perf_counter()
+        self._request_id = _request_id_of(self._context)
+        # Each call is a task of its own with its own context, so nothing has to be put back.
+        request_id_var.set(self._request_id)
+        self._context.set_trailing_metadata(((REQUEST_ID_KEY, self._request_id),))
+        # Asked for now: once a call was cut off, gRPC has freed it, and asking it for its peer crashes the process.
+        self._peer = self._context.peer()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        code, told = self._outcome(error)
         try:
-            async with asyncio.timeout(self._default_deadline_s) as scope:
-                yield
-        except TimeoutError:
-            if not scope.expired():
-                raise
-            raise DeadlineExceededError(
-                f"Expected the work to end in {self._default_deadline_s:g} s, the limit for calls without a deadline. "
-                "Ask for less, or set a deadline."
-            ) from None
+            if told is not None:
+                await _abort(self._context, told, self._request_id)
+        finally:
+            _log_access(self._method, self._peer, code, time.perf_counter() - self._started)
 
-
-@contextlib.asynccontextmanager
-async def _observed(method: str, context: Context) -> AsyncIterator[None]:
-    """Runs one call: request id before, mapping of errors and access log line after."""
-    started = time.perf_counter()
-    request_id = _request_id_of(context)
-    # Each call is a task of its own with its own context, so nothing has to be put back.
-    request_id_var.set(request_id)
-    context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
-    # Asked for now: once a call was cut off, gRPC has freed it, and asking it for its peer crashes the process.
-    peer = context.peer()
-    code = grpc.StatusCode.OK
-    try:
-        yield
-        code = _code_of(context)
-    except grpc.aio.AbortError:
-        code = _code_of(context)
-        raise
-    except asyncio.CancelledError:
-        remaining = context.time_remaining()
-        expired = remaining is not None and remaining <= 0
-        code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
-        raise
-    except GeneratorExit:
-        code = grpc.StatusCode.CANCELLED
-        raise
-    except TeachwaferError as error:
-        code = error.code
-        await _abort(context, error, request_id)
-    except Exception:
-        code = grpc.StatusCode.INTERNAL
-        logger.exception("unexpected error", extra={"method": method})
-        await _abort(context, InternalError(INTERNAL_MESSAGE.format(request_id=request_id)), request_id)
-    finally:
-        _log_access(method, peer, code, time.perf_counter() - started)
+    def _outcome(self, error: BaseException | None) -> tuple[grpc.StatusCode, TeachwaferError | None]:
+        """Returns the code of the call, and the error that the caller is told where it has not been yet."""
+        if error is None or isinstance(error, grpc.aio.AbortError):
+            return _code_of(self._context), None
+        if isinstance(error, asyncio.CancelledError):
+            remaining = self._context.time_remaining()
+            expired = remaining is not None and remaining <= 0
+            return grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED, None
+        if not isinstance(error, Exception):  # GeneratorExit: nobody reads the responses any more
+            return grpc.StatusCode.CANCELLED, None
+        if isinstance(error, TeachwaferError):
+            return error.code, error
+        logger.error("unexpected error", exc_info=error, extra={"method": self._method})
+        return grpc.StatusCode.INTERNAL, InternalError(INTERNAL_MESSAGE.format(request_id=self._request_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +272,8 @@ def _log_access(method: str, peer: str, code: grpc.StatusCode, seconds: float) -
     level = logging.WARNING if code in _FAULTS else logging.INFO
     if method.startswith(_QUIET_PREFIXES):
         level = logging.DEBUG
+    if not logger.isEnabledFor(level):
+        return
     facts = {"method": method, "code": code.name, "ms": round(seconds * 1000, 2), "peer": peer}
     logger.log(level, "call", extra=facts)
 
@@ -272,7 +283,7 @@ def _request_id_of(context: Context) -> str:
     for key, value in context.invocation_metadata() or ():
         if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             return value
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)
 
 
 def _code_of(context: Context) -> grpc.StatusCode:

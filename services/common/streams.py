@@ -23,25 +23,36 @@ async def until_draining(items: AsyncIterator[Item], draining: asyncio.Event, ne
         UnavailableError: The server drains first.
     """
     iterator = aiter(items)
-    drained = asyncio.ensure_future(draining.wait())
-    coming: asyncio.Future[Item] | None = None
+    waiting: asyncio.Timeout | None = None
+
+    async def end_wait() -> None:
+        await draining.wait()
+        if waiting is not None:
+            waiting.reschedule(asyncio.get_running_loop().time())
+
+    drained = asyncio.create_task(end_wait())
     try:
-        while True:
-            coming = asyncio.ensure_future(anext(iterator))
-            await asyncio.wait({coming, drained}, return_when=asyncio.FIRST_COMPLETED)
-            if not coming.done():
-                raise UnavailableError(f"The service is stopping. {next_step}", 1.0)
+        # A wait that can be ended, instead of a task for each item, which would cost more than many an item.
+        while not draining.is_set():
+            scope = waiting = asyncio.timeout(None)
             try:
-                item = coming.result()
-            except StopAsyncIteration:
+                async with scope:
+                    item = await anext(iterator)
+            except (StopAsyncIteration, TimeoutError) as error:
+                if scope.expired():
+                    break
+                if isinstance(error, TimeoutError):
+                    raise
+                # Iterators of gRPC end when their wait is cancelled, as if the caller had sent all.
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise asyncio.CancelledError from None
                 return
+            finally:
+                waiting = None
             yield item
+        raise UnavailableError(f"The service is stopping. {next_step}", 1.0)
     finally:
-        for task in (drained, coming):
-            if task is not None and not task.done():
-                task.cancel()
-                await asyncio.wait({task})
-            if task is not None and not task.cancelled():
-                task.exception()  # nobody else asks for it, and asyncio would log that
+        drained.cancel()
+        await asyncio.wait({drained})
         if (close := getattr(iterator, "aclose", None)) is not None:
             await close()

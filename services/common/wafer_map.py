@@ -172,6 +172,14 @@ def checked_dies(dies: Any, name: str = "dies") -> NDArray[np.uint8]:
     Raises:
         InvalidArgumentError: it is not such a grid.
     """
+    check_dies(dies, name)
+    frozen = np.array(dies, dtype=np.uint8, order="C", copy=True)
+    frozen.flags.writeable = False
+    return frozen
+
+
+def check_dies(dies: Any, name: str = "dies") -> None:
+    """Raise InvalidArgumentError unless `dies` is a grid as `checked_dies` takes it."""
     if not isinstance(dies, np.ndarray) or dies.dtype != np.uint8 or dies.ndim != 2:
         received = f"{dies.dtype} {dies.shape}" if isinstance(dies, np.ndarray) else type(dies).__name__
         raise InvalidArgumentError(f"Expected a uint8 (rows, columns) array. Received: {received}.", field=name)
@@ -187,9 +195,6 @@ def checked_dies(dies: Any, name: str = "dies") -> NDArray[np.uint8]:
         raise InvalidArgumentError(
             f"Expected at least one die. Received: {rows} x {columns} places without a die.", field=name
         )
-    frozen = np.array(dies, dtype=np.uint8, order="C", copy=True)
-    frozen.flags.writeable = False
-    return frozen
 
 
 def _checked_bins(bins: Any, shape: tuple[int, ...]) -> NDArray[np.int32]:

@@ -4,10 +4,11 @@ from datetime import UTC, datetime
 
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
+from numpy.typing import NDArray
 from teachwafer.type import wafer_map_pb2
 
 from services.common.errors import InvalidArgumentError
-from services.common.wafer_map import MAX_SIDE, Notch, WaferGeometry, WaferIdentity, WaferMap
+from services.common.wafer_map import MAX_SIDE, Notch, WaferGeometry, WaferIdentity, WaferMap, check_dies
 
 _NO_IDENTITY, _NO_GEOMETRY = WaferIdentity(), WaferGeometry()
 
@@ -40,6 +41,47 @@ def from_proto(message: wafer_map_pb2.WaferMap, field: str = "wafer") -> WaferMa
     Raises:
         InvalidArgumentError: the message breaks a rule of `wafer_map.proto`.
     """
+    rows, columns = _checked_sides(message, field)
+    bins = np.array(message.bins, np.int32).reshape(rows, columns) if message.bins else None
+    try:
+        return WaferMap(
+            dies=np.frombuffer(message.dies, np.uint8).reshape(rows, columns),
+            identity=_identity_from_proto(message.identity) if message.HasField("identity") else _NO_IDENTITY,
+            geometry=_geometry_from_proto(message.geometry) if message.HasField("geometry") else _NO_GEOMETRY,
+            bins=bins,
+        )
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(error.message, field=f"{field}.{error.field}") from error
+
+
+def dies_from_proto(message: wafer_map_pb2.WaferMap, field: str = "wafer") -> NDArray[np.uint8]:
+    """Return the die grid of a message alone, for those who need nothing else of it; all of it is checked.
+
+    Args:
+        message: see `from_proto`.
+        field: see `from_proto`.
+
+    Returns:
+        uint8 (rows, columns), read-only; see `WaferMap.dies`.
+
+    Raises:
+        InvalidArgumentError: the message breaks a rule of `wafer_map.proto`.
+    """
+    rows, columns = _checked_sides(message, field)
+    dies = np.frombuffer(message.dies, np.uint8).reshape(rows, columns)
+    try:
+        if message.HasField("identity"):
+            _identity_from_proto(message.identity)
+        if message.HasField("geometry"):
+            _geometry_from_proto(message.geometry)
+        check_dies(dies)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(error.message, field=f"{field}.{error.field}") from error
+    return dies
+
+
+def _checked_sides(message: wafer_map_pb2.WaferMap, field: str) -> tuple[int, int]:
+    """Return rows and columns of a message whose parts are as large as these say."""
     rows, columns = message.rows, message.columns
     for name, side in (("rows", rows), ("columns", columns)):
         if not 1 <= side <= MAX_SIDE:
@@ -53,16 +95,7 @@ def from_proto(message: wafer_map_pb2.WaferMap, field: str = "wafer") -> WaferMa
             f"Expected no bins or rows x columns = {rows * columns} of them. Received: {len(message.bins)}.",
             field=f"{field}.bins",
         )
-    bins = np.array(message.bins, np.int32).reshape(rows, columns) if message.bins else None
-    try:
-        return WaferMap(
-            dies=np.frombuffer(message.dies, np.uint8).reshape(rows, columns),
-            identity=_identity_from_proto(message.identity) if message.HasField("identity") else _NO_IDENTITY,
-            geometry=_geometry_from_proto(message.geometry) if message.HasField("geometry") else _NO_GEOMETRY,
-            bins=bins,
-        )
-    except InvalidArgumentError as error:
-        raise InvalidArgumentError(error.message, field=f"{field}.{error.field}") from error
+    return rows, columns
 
 
 def _identity_to_proto(identity: WaferIdentity) -> wafer_map_pb2.WaferIdentity:

@@ -8,11 +8,13 @@ more work than threads.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -27,7 +29,7 @@ from services.predictor.model_server import LoadedModel
 from services.predictor.statistics import Run
 from services.predictor.tensors import Tensor
 
-Grids = Sequence[NDArray[np.uint8]]
+Grids = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
 Tensors = Mapping[str, Tensor]
 Outputs = dict[str, NDArray[Any]]
 
@@ -262,11 +264,16 @@ class Batcher:
 
     def __init__(self, threads: int | None = None) -> None:
         self._most = self._free = threads or usable_cores()
-        self._threads = ThreadPoolExecutor(self._free, thread_name_prefix="inference")
+        # A pool with futures of its own would wake the event loop several times for each run.
+        self._jobs: SimpleQueue[tuple[asyncio.AbstractEventLoop, LoadedModel, list[Member]] | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"inference_{index}", daemon=True) for index in range(self._most)
+        ]
+        for thread in self._threads:
+            thread.start()
         self._queue_of: WeakKeyDictionary[LoadedModel, _Queue] = WeakKeyDictionary()
         self._queues: OrderedDict[LoadedModel, _Queue] = OrderedDict()
         self._instances: Counter[LoadedModel] = Counter()
-        self._running: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = _FOR_EVER
 
@@ -275,7 +282,7 @@ class Batcher:
 
         Args:
             model: The model.
-            grids: uint8 (rows, columns) each, at least one; their `BatchSize` fits.
+            grids: uint8 (rows, columns) each or one array of them, at least one; their `BatchSize` fits.
             outputs: Names of the outputs wanted.
 
         Returns:
@@ -325,7 +332,10 @@ class Batcher:
         """Ends the threads."""
         if self._alarm is not None:
             self._alarm.cancel()
-        self._threads.shutdown(cancel_futures=True)
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
 
     def _begin(self) -> None:
         """Gives work to free threads."""
@@ -345,9 +355,7 @@ class Batcher:
             looked = 0
             self._free -= 1
             self._instances[model] += 1
-            task = asyncio.get_running_loop().create_task(self._run(model, batch))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._jobs.put((asyncio.get_running_loop(), model, batch))
         self._wake_at(wake, now)
 
     def _wake_at(self, wake: float, now: float) -> None:
@@ -363,59 +371,107 @@ class Batcher:
         self._alarm_at = _FOR_EVER
         self._begin()
 
-    async def _run(self, model: LoadedModel, batch: list[Member]) -> None:
-        """Runs a batch, and its members one by one where one of several spoils it for the others."""
-        try:
-            error = await self._try(model, batch)
-            if error is not None and len(batch) > 1 and isinstance(batch[0].content, Mapping):
-                for member in batch:
-                    _fail([member], await self._try(model, [member]))
-            else:
-                _fail(batch, error)
-        finally:
-            self._free += 1
-            self._instances[model] -= 1
-            if not self._instances[model]:
-                del self._instances[model]
-            self._begin()
+    def _work(self) -> None:
+        """Runs batch after batch, in a thread."""
+        while (job := self._jobs.get()) is not None:
+            loop, model, batch = job
+            with contextlib.suppress(RuntimeError):  # the loop is closed, nobody waits any more
+                loop.call_soon_threadsafe(self._ended, model, _results(model, batch))
+            # A thread that waits for its next batch must not keep a model that was unloaded.
+            del job, model, batch
 
-    async def _try(self, model: LoadedModel, batch: list[Member]) -> Exception | None:
-        """Runs a batch and deals out its rows; returns what went wrong."""
-        begun = time.perf_counter()
-        size = sum(member.size.items for member in batch)
-        try:
-            values, made, inferred = await asyncio.get_running_loop().run_in_executor(
-                self._threads, _execute, model, batch, size
-            )
-        except Exception as error:
-            return error
-        start = 0
-        shares = []
-        for member in batch:
-            end = start + member.size.items
-            # One member has the whole batch, whatever the first dimension of its outputs is.
-            whole = len(batch) == 1
-            shares.append(values if whole else {name: value[start:end] for name, value in values.items()})
-            start = end
-        run = Run(size, begun, made, inferred, time.perf_counter())
-        model.statistics.executed(run)
-        for member, share in zip(batch, shares, strict=True):
-            member.run = run
-            if not member.answer.done():
-                member.answer.set_result(share)
-        return None
+    def _ended(self, model: LoadedModel, results: list[_Result]) -> None:
+        """Deals out what came of a batch, and gives the thread that is free the next one first."""
+        self._free += 1
+        self._instances[model] -= 1
+        if not self._instances[model]:
+            del self._instances[model]
+        self._begin()
+        for result in results:
+            _deal_out(model, result)
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What came of one run.
+
+    Attributes:
+        batch: Members.
+        begun: When it began, seconds of `time.perf_counter`.
+        made: When its inputs were one.
+        inferred: When the model had answered.
+        values: Outputs of the whole batch by name.
+        error: What went wrong instead.
+    """
+
+    batch: list[Member]
+    begun: float
+    made: float = 0.0
+    inferred: float = 0.0
+    values: Outputs = field(default_factory=dict)
+    error: Exception | None = None
 
 
 def size_of(grids: Grids, most: int = MAX_BATCH_WAFERS) -> BatchSize:
     """Returns the size of a batch of grids."""
-    size = BatchSize(most=most)
-    for grid in grids:
-        size = size.with_more(BatchSize(1, grid.shape[0], grid.shape[1], grid.size))
-    return size
+    if isinstance(grids, np.ndarray):
+        wafers, rows, columns = grids.shape
+        return BatchSize(wafers, rows, columns, grids.size, most)
+    shapes = [grid.shape for grid in grids]
+    return BatchSize(
+        len(shapes),
+        max((rows for rows, _ in shapes), default=0),
+        max((columns for _, columns in shapes), default=0),
+        sum(rows * columns for rows, columns in shapes),
+        most,
+    )
 
 
-def _execute(model: LoadedModel, batch: list[Member], size: int) -> tuple[Outputs, float, float]:
-    """Makes one input of a batch and runs it, in a thread; returns the outputs and when each of both was there."""
+def _results(model: LoadedModel, batch: list[Member]) -> list[_Result]:
+    """Runs a batch, in a thread, and its members one by one where one of several spoils it for the others."""
+    result = _tried(model, batch)
+    if result.error is not None and len(batch) > 1 and isinstance(batch[0].content, Mapping):
+        return [_tried(model, [member]) for member in batch]
+    return [result]
+
+
+def _tried(model: LoadedModel, batch: list[Member]) -> _Result:
+    """Runs a batch and keeps what goes wrong."""
+    begun = time.perf_counter()
+    try:
+        values, made, inferred = _execute(model, batch)
+    except Exception as error:
+        return _Result(batch, begun, error=error)
+    return _Result(batch, begun, made, inferred, values)
+
+
+def _deal_out(model: LoadedModel, result: _Result) -> None:
+    """Gives each member its rows, or the error."""
+    if result.error is not None:
+        for member in result.batch:
+            if not member.answer.done():
+                member.answer.set_exception(result.error)
+        return
+    start = 0
+    run = Run(_items(result.batch), result.begun, result.made, result.inferred, time.perf_counter())
+    model.statistics.executed(run)
+    for member in result.batch:
+        end = start + member.size.items
+        member.run = run
+        if not member.answer.done():
+            # One member has the whole batch, whatever the first dimension of its outputs is.
+            whole = len(result.batch) == 1
+            values = result.values
+            member.answer.set_result(values if whole else {name: each[start:end] for name, each in values.items()})
+        start = end
+
+
+def _items(batch: list[Member]) -> int:
+    return sum(member.size.items for member in batch)
+
+
+def _execute(model: LoadedModel, batch: list[Member]) -> tuple[Outputs, float, float]:
+    """Makes one input of a batch and runs it; returns the outputs and when each of both was there."""
     outputs = batch[0].outputs
     contents: list[Any] = [member.content for member in batch]
     if isinstance(contents[0], Mapping):
@@ -426,6 +482,7 @@ def _execute(model: LoadedModel, batch: list[Member], size: int) -> tuple[Output
         )
         made = time.perf_counter()
         values = model.graph.run_tensors(inputs, outputs)
+        size = _items(batch)
         for name, value in values.items() if len(batch) > 1 else ():
             if not value.shape or value.shape[0] != size:
                 raise DataLossError(
@@ -434,10 +491,20 @@ def _execute(model: LoadedModel, batch: list[Member], size: int) -> tuple[Output
                     reason="WRONG_GRAPH",
                 )
     else:
-        dies = pad_grids([grid for content in contents for grid in content])
+        dies = _joined(contents)
         made = time.perf_counter()
         values = model.graph.run(dies, outputs)
     return values, made, time.perf_counter()
+
+
+def _joined(contents: list[Grids]) -> NDArray[np.uint8]:
+    """Returns the grids of all members as one array, padded where they differ."""
+    first = contents[0]
+    if isinstance(first, np.ndarray) and all(
+        isinstance(each, np.ndarray) and each.shape[1:] == first.shape[1:] for each in contents
+    ):
+        return first if len(contents) == 1 else np.concatenate(contents)
+    return pad_grids([grid for content in contents for grid in content])
 
 
 def _wait_us(policy: QueuePolicy, timeout_us: int) -> int:
@@ -457,9 +524,3 @@ def _expire(member: Member, wait_us: int) -> None:
                 reason="QUEUE_TIMEOUT",
             )
         )
-
-
-def _fail(members: list[Member], error: Exception | None) -> None:
-    for member in members:
-        if error is not None and not member.answer.done():
-            member.answer.set_exception(error)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 from google.rpc import status_pb2  # type: ignore[import-untyped]
+from numpy.typing import NDArray
 from teachwafer.predictor.v1 import predictor_pb2
 from teachwafer.type import wafer_map_pb2
 
 from services.common.errors import InvalidArgumentError, TeachwaferError, to_status
-from services.common.model_manifest import ModelClass
 from services.common.task import Task
-from services.common.wafer_map import WaferMap
-from services.common.wafer_map_converter import from_proto
+from services.common.wafer_map_converter import dies_from_proto
 from services.predictor.domain import Answer, Decision
 from services.predictor.model_server import LoadedModel
 
@@ -24,6 +24,7 @@ _TASKS = {
     Task.SEVERAL: predictor_pb2.LoadedModel.TASK_SEVERAL_PATTERNS,
     Task.NORMAL: predictor_pb2.LoadedModel.TASK_ONLY_NORMAL,
 }
+_OK = status_pb2.Status()
 _DECISIONS = {
     Decision.ACCEPTED: predictor_pb2.WaferAnswer.DECISION_ACCEPTED,
     Decision.NOT_SURE: predictor_pb2.WaferAnswer.DECISION_NOT_SURE,
@@ -54,36 +55,55 @@ def check_request(request: predictor_pb2.ClassifyRequest) -> None:
         )
 
 
-def wafers_from_proto(messages: Sequence[wafer_map_pb2.WaferMap]) -> list[WaferMap | TeachwaferError]:
-    """Returns the wafers of a request, or in the place of a wafer what is wrong with it.
+def grids_from_proto(
+    messages: Sequence[wafer_map_pb2.WaferMap],
+) -> tuple[list[NDArray[np.uint8]], dict[int, TeachwaferError]]:
+    """Returns the die grids of the wafers of a request, in order, but for those with which something is wrong.
 
     Args:
         messages: Wafers as received.
+
+    Returns:
+        Grids, uint8 (rows, columns) each, and what is wrong with the other wafers, by their index.
     """
-    return [_wafer_from_proto(message, f"wafers[{index}]") for index, message in enumerate(messages)]
+    grids: list[NDArray[np.uint8]] = []
+    errors: dict[int, TeachwaferError] = {}
+    for index, message in enumerate(messages):
+        try:
+            grids.append(dies_from_proto(message, f"wafers[{index}]"))
+        except InvalidArgumentError as error:
+            errors[index] = error
+    return grids, errors
 
 
-def answer_to_proto(answer: Answer | TeachwaferError) -> predictor_pb2.WaferAnswer:
-    """Returns the wire form of the answer on a wafer, or of the reason why there is none."""
-    if isinstance(answer, TeachwaferError):
-        return predictor_pb2.WaferAnswer(status=to_status(answer))
-    best, probability = answer.classes[0]
-    message = predictor_pb2.WaferAnswer(
-        status=status_pb2.Status(),
-        class_id=best.class_id,
-        display_name=best.display_name,
-        probability=probability,
-        decision=_DECISIONS[answer.decision],
-        classes=_probabilities_to_proto(answer.classes),
-        patterns=_probabilities_to_proto(answer.patterns),
-        novelty=answer.novelty,
-    )
-    if answer.heat is not None:
-        rows, columns = answer.heat.shape
-        message.heat_map.CopyFrom(predictor_pb2.HeatMap(rows=rows, columns=columns, heat=answer.heat.tobytes()))
-    if answer.embedding is not None:
-        message.embedding.extend(answer.embedding.tolist())
-    return message
+def response_to_proto(
+    model: LoadedModel, answers: Iterable[Answer | TeachwaferError]
+) -> predictor_pb2.ClassifyResponse:
+    """Returns the wire form of the answers on wafers, and of the reasons why there is none."""
+    response = predictor_pb2.ClassifyResponse(model=model.name, version=model.version)
+    # Messages are made where they are to be: made apart, they would be copied, which takes as long again.
+    for answer in answers:
+        if isinstance(answer, TeachwaferError):
+            response.answers.add(status=to_status(answer))
+            continue
+        best, probability = answer.classes[0]
+        message = response.answers.add(
+            status=_OK,
+            class_id=best.class_id,
+            display_name=best.display_name,
+            probability=probability,
+            decision=_DECISIONS[answer.decision],
+            novelty=answer.novelty,
+        )
+        for to, ranking in ((message.classes, answer.classes), (message.patterns, answer.patterns)):
+            for each, probability in ranking:
+                to.add(class_id=each.class_id, display_name=each.display_name, probability=probability)
+        if answer.heat is not None:
+            rows, columns = answer.heat.shape
+            message.heat_map.CopyFrom(predictor_pb2.HeatMap(rows=rows, columns=columns, heat=answer.heat.tobytes()))
+        if answer.embedding is not None:
+            message.embedding.extend(answer.embedding.tolist())
+    return response
 
 
 def loaded_to_proto(model: LoadedModel) -> predictor_pb2.LoadedModel:
@@ -101,19 +121,3 @@ def loaded_to_proto(model: LoadedModel) -> predictor_pb2.LoadedModel:
         task=_TASKS[model.session.manifest.task],
         quantised=model.session.manifest.quantised,
     )
-
-
-def _probabilities_to_proto(
-    classes: Sequence[tuple[ModelClass, float]],
-) -> list[predictor_pb2.ClassProbability]:
-    return [
-        predictor_pb2.ClassProbability(class_id=each.class_id, display_name=each.display_name, probability=probability)
-        for each, probability in classes
-    ]
-
-
-def _wafer_from_proto(message: wafer_map_pb2.WaferMap, field: str) -> WaferMap | TeachwaferError:
-    try:
-        return from_proto(message, field)
-    except InvalidArgumentError as error:
-        return error

@@ -18,6 +18,10 @@ STREAM_AGAIN = "Open the stream again and send what has no answer yet."
 """What the sender of a stream does when the predictor stops."""
 
 
+Ranking = tuple[tuple[ModelClass, float], ...]
+"""Classes and their probabilities, best first."""
+
+
 class Decision(Enum):
     """What an answer is worth."""
 
@@ -39,8 +43,8 @@ class Answer:
         embedding: float32 (D,) of unit length. None: not asked for.
     """
 
-    classes: tuple[tuple[ModelClass, float], ...]
-    patterns: tuple[tuple[ModelClass, float], ...]
+    classes: Ranking
+    patterns: Ranking
     novelty: float
     decision: Decision
     heat: NDArray[np.uint8] | None = None
@@ -60,50 +64,58 @@ def decide(manifest: ModelManifest, confidence: float, novelty: float) -> Decisi
     return Decision.ACCEPTED if confidence >= manifest.accept_threshold else Decision.NOT_SURE
 
 
-def confidence_of(manifest: ModelManifest, probabilities: NDArray[np.float32]) -> float:
-    """Returns the probability that an answer is right: of the best class, or of the whole set of patterns.
+def confidence_of(manifest: ModelManifest, probabilities: NDArray[np.float32]) -> list[float]:
+    """Returns the probabilities that answers are right: of the best class, or of the whole set of patterns.
 
     An only-normal model has one class, and its threshold of accepted answers is 0: the novelty decides alone.
 
     Args:
         manifest: Manifest of the model.
-        probabilities: float32 (C,).
+        probabilities: float32 (N, C).
     """
     if manifest.task is Task.SEVERAL:
-        return float(set_confidence(probabilities[None], _normal(manifest))[0])
-    return float(probabilities.max())
+        sure = set_confidence(probabilities, _normal(manifest))
+    else:
+        sure = probabilities.max(axis=1)
+    values: list[float] = sure.tolist()
+    return values
 
 
-def patterns_of(manifest: ModelManifest, probabilities: NDArray[np.float32]) -> tuple[tuple[ModelClass, float], ...]:
-    """Returns the patterns that a wafer shows, most probable first: none for a normal one.
+def patterns_of(manifest: ModelManifest, probabilities: NDArray[np.float32]) -> list[Ranking]:
+    """Returns the patterns that each wafer shows, most probable first: none for a normal one.
 
     Args:
         manifest: Manifest of the model.
-        probabilities: float32 (C,).
+        probabilities: float32 (N, C).
     """
     if manifest.task is Task.NORMAL:
-        return ()
+        return [()] * len(probabilities)
     if manifest.task is Task.SINGLE:
-        best = rank(manifest, probabilities, 1)
-        return () if best[0][0].normal else best
-    shown = shown_classes(probabilities[None], _normal(manifest))[0]
-    ids = {each.class_id for each, there in zip(manifest.classes, shown, strict=True) if there and not each.normal}
-    return tuple(each for each in rank(manifest, probabilities, 0) if each[0].class_id in ids)
+        return [() if best[0][0].normal else best for best in rank(manifest, probabilities, 1)]
+    shown = shown_classes(probabilities, _normal(manifest)).tolist()
+    ranked = rank(manifest, probabilities, 0)
+    ids = [{each.class_id for each, is_there in zip(manifest.classes, row, strict=True) if is_there} for row in shown]
+    return [
+        tuple(each for each in ranking if each[0].class_id in there and not each[0].normal)
+        for ranking, there in zip(ranked, ids, strict=True)
+    ]
 
 
-def rank(
-    manifest: ModelManifest, probabilities: NDArray[np.float32], top_k: int
-) -> tuple[tuple[ModelClass, float], ...]:
-    """Returns the most probable classes, best first; of equals the one that comes first in the model.
+def rank(manifest: ModelManifest, probabilities: NDArray[np.float32], top_k: int) -> list[Ranking]:
+    """Returns the most probable classes of each wafer, best first; of equals the one that comes first in the model.
 
     Args:
         manifest: Manifest of the model.
-        probabilities: float32 (C,).
+        probabilities: float32 (N, C).
         top_k: Most classes to return; 0 returns all.
     """
-    order = np.argsort(-probabilities, kind="stable")[: top_k or None]
-    values = probabilities.tolist()
-    return tuple((manifest.classes[index], values[index]) for index in order.tolist())
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, : top_k or None]
+    best = np.take_along_axis(probabilities, order, axis=1)
+    classes = manifest.classes
+    return [
+        tuple((classes[index], value) for index, value in zip(indices, values, strict=True))
+        for indices, values in zip(order.tolist(), best.tolist(), strict=True)
+    ]
 
 
 def heat_on_dies(heat: NDArray[np.float32], dies: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from services.common.errors import ResourceExhaustedError
 from services.common.wafer_map import MAX_SIDE
 from services.predictor.access import Access
 from services.predictor.batching import (
+    MAX_BATCH_PLACES,
     MAX_BATCH_WAFERS,
     Batcher,
     BatchSize,
@@ -105,7 +106,7 @@ class InferenceRunner:
 
         Args:
             model: A model of wafers.
-            grids: uint8 (rows, columns) each; none gives empty outputs.
+            grids: uint8 (rows, columns) each, or one array of them; none gives empty outputs.
             outputs: Names of the outputs wanted.
             wishes: What else is asked for.
 
@@ -151,9 +152,9 @@ class InferenceRunner:
             return await self._steps(model, model.session, inputs, outputs, wishes, step=step)
         if model.session.takes_wafers:
             # Wafers share runs with those of other sizes.
-            served = await self._wafers(model, list(inputs[model.session.manifest.input]), outputs, wishes, step=step)
+            served = await self._wafers(model, inputs[model.session.manifest.input], outputs, wishes, step=step)
             outside = {name: model.session.outside(name, value) for name, value in served.answer.items()}
-            return replace(served, answer=outside)
+            return _Served(outside, served.started, served.runs)
         size = TensorSize.of(inputs, model.session.config.max_batch_size)
         member = Member(inputs, size, tuple(outputs))
         return await self._served(
@@ -173,7 +174,7 @@ class InferenceRunner:
         chunks = chunks_of([grid.shape for grid in grids], most)
         members = [
             Member(part, size_of(part, most), tuple(outputs), leads=not index)
-            for index, part in enumerate([grids[index] for index in chunk] for chunk in chunks)
+            for index, part in enumerate(_part(grids, chunk) for chunk in chunks)
         ]
         return await self._served(
             model,
@@ -313,6 +314,10 @@ def chunks_of(shapes: Sequence[tuple[int, ...]], most: int = MAX_BATCH_WAFERS) -
         shapes: Rows and columns of each grid.
         most: Most wafers of a chunk.
     """
+    if len(set(shapes)) == 1:  # as those of a lot are
+        rows, columns = shapes[0]
+        most = max(1, min(most, MAX_BATCH_PLACES // (rows * columns)))
+        return [list(range(start, min(start + most, len(shapes)))) for start in range(0, len(shapes), most)]
     chunks: list[list[int]] = []
     size = BatchSize(most=most)
     for index in sorted(range(len(shapes)), key=lambda each: shapes[each]):
@@ -324,6 +329,13 @@ def chunks_of(shapes: Sequence[tuple[int, ...]], most: int = MAX_BATCH_WAFERS) -
         chunks[-1].append(index)
         size = size.with_more(wafer)
     return chunks
+
+
+def _part(grids: Grids, chunk: list[int]) -> Grids:
+    """Returns the grids of a chunk; those of one array, which are alike, lie side by side and stay one."""
+    if isinstance(grids, np.ndarray):
+        return grids[chunk[0] : chunk[-1] + 1]
+    return [grids[index] for index in chunk]
 
 
 def _taken(step: EnsembleStep, model: LoadedModel, tensors: Tensors) -> Tensors:

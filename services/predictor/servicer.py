@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 from teachwafer.predictor.v1 import predictor_pb2, predictor_pb2_grpc
 
-from services.common.errors import TeachwaferError
 from services.common.server import GrpcServer
 from services.common.streams import until_draining
-from services.common.wafer_map import WaferMap
 from services.predictor import converters
 from services.predictor.access import allowed, check_model
-from services.predictor.batching import Outputs
+from services.predictor.batching import Grids, Outputs
 from services.predictor.domain import STREAM_AGAIN, Answer, confidence_of, decide, heat_on_dies, patterns_of, rank
 from services.predictor.inference import InferenceRunner
 from services.predictor.model_server import LoadedModel, ModelServer
@@ -72,21 +70,16 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
         model = self._models.get(request.model, request.version)
         if not model.session.takes_wafers:
             raise model.session.no_wafers()
-        wafers = converters.wafers_from_proto(request.wafers)
-        good = [wafer for wafer in wafers if isinstance(wafer, WaferMap)]
+        grids, errors = converters.grids_from_proto(request.wafers)
         names = [PROBABILITIES, NOVELTY, *([HEAT] if request.explain else []), *([EMBEDDING] if request.embed else [])]
-        outputs = await self._runner.run(model, [wafer.dies for wafer in good], names)
+        outputs = await self._runner.run(model, grids, names)
         answered = iter(
-            await asyncio.to_thread(_answers, model, good, outputs, request.top_k)
+            await asyncio.to_thread(_answers, model, grids, outputs, request.top_k)
             if request.explain
-            else _answers(model, good, outputs, request.top_k)
+            else _answers(model, grids, outputs, request.top_k)
         )
-        answers: list[Answer | TeachwaferError] = [
-            wafer if isinstance(wafer, TeachwaferError) else next(answered) for wafer in wafers
-        ]
-        return predictor_pb2.ClassifyResponse(
-            answers=[converters.answer_to_proto(each) for each in answers], model=model.name, version=model.version
-        )
+        answers = [errors[index] if index in errors else next(answered) for index in range(len(request.wafers))]
+        return converters.response_to_proto(model, answers)
 
 
 def add_to(server: GrpcServer, servicer: PredictorServicer) -> None:
@@ -94,22 +87,28 @@ def add_to(server: GrpcServer, servicer: PredictorServicer) -> None:
     predictor_pb2_grpc.add_PredictorServiceServicer_to_server(servicer, server.aio)  # type: ignore[no-untyped-call]
 
 
-def _answers(model: LoadedModel, wafers: Sequence[WaferMap], outputs: Outputs, top_k: int) -> list[Answer]:
+def _answers(model: LoadedModel, grids: Grids, outputs: Outputs, top_k: int) -> list[Answer]:
     """Returns the answers on wafers from the rows of the outputs."""
-    manifest = model.session.manifest
-    answers = []
-    for index, wafer in enumerate(wafers):
-        probabilities, novelty = outputs[PROBABILITIES][index], float(outputs[NOVELTY][index])
-        answers.append(
-            Answer(
-                classes=rank(manifest, probabilities, top_k),
-                patterns=patterns_of(manifest, probabilities),
-                novelty=novelty,
-                decision=decide(manifest, confidence_of(manifest, probabilities), novelty),
-                heat=heat_on_dies(outputs[HEAT][index, int(probabilities.argmax())], wafer.dies)
-                if HEAT in outputs
-                else None,
-                embedding=outputs[EMBEDDING][index] if EMBEDDING in outputs else None,
-            )
+    if not len(grids):
+        return []
+    manifest, probabilities = model.session.manifest, outputs[PROBABILITIES]
+    found = zip(
+        rank(manifest, probabilities, top_k),
+        patterns_of(manifest, probabilities),
+        confidence_of(manifest, probabilities),
+        outputs[NOVELTY].tolist(),
+        strict=True,
+    )
+    return [
+        Answer(
+            classes=classes,
+            patterns=patterns,
+            novelty=novelty,
+            decision=decide(manifest, confidence, novelty),
+            heat=heat_on_dies(outputs[HEAT][index, int(probabilities[index].argmax())], grids[index])
+            if HEAT in outputs
+            else None,
+            embedding=outputs[EMBEDDING][index] if EMBEDDING in outputs else None,
         )
-    return answers
+        for index, (classes, patterns, confidence, novelty) in enumerate(found)
+    ]

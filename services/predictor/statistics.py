@@ -163,6 +163,9 @@ def _parts(started: float, runs: Sequence[Run]) -> tuple[float, float, float, fl
     """Returns how long a request waited, and how long its inputs, its runs and its outputs took, seconds."""
     if not runs:
         return 0.0, 0.0, 0.0, 0.0
+    if len(runs) == 1:
+        run = runs[0]
+        return run.begun - started, run.made - run.begun, run.inferred - run.made, run.ended - run.inferred
     # A large request is several runs, some of them side by side: its parts are those of the longest.
     return (
         min(run.begun for run in runs) - started,

@@ -37,8 +37,8 @@ def test_decisions(probability: float, novelty: float, decision: Decision) -> No
 
 def test_classes_are_ranked_and_equals_keep_the_order_of_the_model() -> None:
     probabilities = np.array([0.25, 0.5, 0.25], np.float32)
-    assert [each.class_id for each, _ in rank(MANIFEST, probabilities, 0)] == ["b", "a", "c"]
-    assert [(each.display_name, value) for each, value in rank(MANIFEST, probabilities, 1)] == [("B", 0.5)]
+    assert [each.class_id for each, _ in rank(MANIFEST, probabilities[None], 0)[0]] == ["b", "a", "c"]
+    assert [(each.display_name, value) for each, value in rank(MANIFEST, probabilities[None], 1)[0]] == [("B", 0.5)]
 
 
 def of_task(task: Task, normal: str = "") -> ModelManifest:
@@ -62,16 +62,16 @@ def test_patterns_and_how_sure_their_whole_set_is(
     manifest: ModelManifest, probabilities: tuple[float, ...], patterns: list[str], confidence: float
 ) -> None:
     row = np.array(probabilities, np.float32)
-    assert [each.class_id for each, _ in patterns_of(manifest, row)] == patterns
-    assert confidence_of(manifest, row) == pytest.approx(confidence)
+    assert [each.class_id for each, _ in patterns_of(manifest, row[None])[0]] == patterns
+    assert confidence_of(manifest, row[None]) == pytest.approx([confidence])
 
 
 def test_an_only_normal_model_knows_no_patterns_and_leaves_the_decision_to_the_novelty() -> None:
     manifest = replace(MANIFEST, task=Task.NORMAL, classes=(ModelClass("n", "N", True),), accept_threshold=0.0)
     row = np.array([0.01], np.float32)
-    assert patterns_of(manifest, row) == ()
-    assert decide(manifest, confidence_of(manifest, row), 0.99) is Decision.ACCEPTED
-    assert decide(manifest, confidence_of(manifest, row), 1.01) is Decision.UNKNOWN
+    assert patterns_of(manifest, row[None]) == [()]
+    assert decide(manifest, confidence_of(manifest, row[None])[0], 0.99) is Decision.ACCEPTED
+    assert decide(manifest, confidence_of(manifest, row[None])[0], 1.01) is Decision.UNKNOWN
 
 
 def test_heat_lies_on_the_box_of_the_dies() -> None:
