@@ -64,6 +64,7 @@ class Published:
         run_id: Training that made it.
         score: Macro-F1, or AUROC where only normal wafers teach, on the locked test, else on the tune wafers.
         published_at: When.
+        quantised: Whether it is the training's quantised variant.
     """
 
     model_id: str
@@ -72,6 +73,7 @@ class Published:
     run_id: str
     score: float | None
     published_at: datetime
+    quantised: bool = False
 
 
 def add_dataset(
@@ -238,16 +240,43 @@ def version_of_run(connection: Connection, run_id: str) -> Published | None:
     return None if row is None else _to_published(row)
 
 
+def add_quantised_version(connection: Connection, published: Published) -> None:
+    """Writes down as what the quantised variant of a training was published, whose model was published before."""
+    connection.execute(
+        update(MODEL_VERSIONS)
+        .where(MODEL_VERSIONS.c.run_id == published.run_id)
+        .values(
+            quantised_version=published.version,
+            quantised_score=published.score,
+            quantised_at=published.published_at,
+        )
+    )
+
+
+def quantised_version_of_run(connection: Connection, run_id: str) -> Published | None:
+    """Returns what the quantised variant of a training was published as, or None."""
+    row = connection.execute(select(MODEL_VERSIONS).where(MODEL_VERSIONS.c.run_id == run_id)).one_or_none()
+    return None if row is None else _to_quantised(row)
+
+
 def versions(connection: Connection, model_id: str = "") -> list[Published]:
     """Returns the published versions of a model, or of all, newest version first."""
-    query = select(MODEL_VERSIONS).order_by(MODEL_VERSIONS.c.model_id, MODEL_VERSIONS.c.version.desc())
+    query = select(MODEL_VERSIONS)
     if model_id:
         query = query.where(MODEL_VERSIONS.c.model_id == model_id)
-    return [_to_published(row) for row in connection.execute(query)]
+    found = [each for row in connection.execute(query) for each in (_to_published(row), _to_quantised(row)) if each]
+    return sorted(found, key=lambda each: (each.model_id, -each.version))
 
 
 def _to_published(row: Row[Any]) -> Published:
     return Published(row.model_id, row.version, row.project_id, row.run_id, row.score, row.published_at)
+
+
+def _to_quantised(row: Row[Any]) -> Published | None:
+    if row.quantised_version is None:
+        return None
+    version, score, published_at = row.quantised_version, row.quantised_score, row.quantised_at
+    return Published(row.model_id, version, row.project_id, row.run_id, score, published_at, quantised=True)
 
 
 def _to_run(row: Row[Any]) -> RunRow:

@@ -248,6 +248,10 @@ MODEL_VERSIONS = Table(
     Column("run_id", String(128), nullable=False, unique=True),
     Column("score", Float(53)),
     Column("published_at", UtcDateTime, nullable=False),
+    # The same of the training's quantised variant, when that was published too.
+    Column("quantised_version", BigInteger),
+    Column("quantised_score", Float(53)),
+    Column("quantised_at", UtcDateTime),
 )
 
 PREFERENCES = Table(

@@ -244,6 +244,7 @@ class _Advanced:
                     self._number("augmentation", 0, 1, 0.1)
                     if task is not Task.NORMAL:
                         self._add("use_generated", lambda: ui.switch(value=self._defaults.use_generated))
+                    self._add("quantise", lambda: ui.switch(value=self._defaults.quantise))
                     self._number("seed", 0, 2**32 - 1, 1)
                 button(t("train.reset"), self._reset, kind="quiet small", sign="undo")
 

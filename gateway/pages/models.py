@@ -7,8 +7,17 @@ from nicegui import ui
 from gateway.components.base import Text, box, button, cell, chip, heading, link, note, paragraph, table
 from gateway.components.frame import View, begin, empty_state, find_project, frame
 from gateway.portal import Portal
-from gateway.values import JobState, ModelState, ModelVersion, Project, Task, TrainingRun
-from gateway.views.models import STATE_TONES, python_snippet, service_text
+from gateway.values import (
+    JobState,
+    ModelState,
+    ModelVersion,
+    Project,
+    QuantisedVariant,
+    Task,
+    TrainingResult,
+    TrainingRun,
+)
+from gateway.views.models import STATE_TONES, python_snippet, service_text, variant_rows
 from gateway.views.projects import problem_text
 
 
@@ -54,6 +63,8 @@ class _Models:
                 paragraph(t("models.text"), "tw-soft")
             if waiting is not None and not waiting.model_version:
                 self._candidate(waiting)
+            elif waiting is not None and waiting.result and waiting.result.quantised and not waiting.quantised_version:
+                self._variant(waiting, waiting.result, waiting.result.quantised)
             if not versions:
                 with box("tw-card"), empty_state(t("models.empty"), t("models.empty_text"), sign="train"):
                     link(t("evaluate.to_canvas"), f"/projects/{project_id}", "tw-button primary")
@@ -78,6 +89,42 @@ class _Models:
                 note(problem_text(t, run.problem), "bad")
             with box("tw-row"):
                 button(t("models.publish"), publish, kind="primary")
+
+    def _variant(self, run: TrainingRun, result: TrainingResult, variant: QuantisedVariant) -> None:
+        """The quantised variant of the newest model, beside it, before a person decides."""
+        t = self._view.t
+
+        async def publish() -> None:
+            async with self._view.doing():
+                version = await self._view.portal.studio.models.publish_quantised(run.run_id)
+                self._view.toast(t("models.published_toast", version=version.version))
+            await self.show()
+
+        with box("tw-card padded tw-stack", tag="section"):
+            heading(t("models.variant"), 2)
+            paragraph(t("models.variant_text"), "tw-soft")
+            headers = [
+                ("", ""),
+                (t("models.variant_model", version=run.model_version), "num"),
+                (t("models.variant_small"), "num"),
+            ]
+            with table(headers, t("models.variant")):
+                for name, model, small in variant_rows(t, result, variant):
+                    with box(tag="tr"):
+                        cell(name)
+                        cell(model, "num")
+                        cell(small, "num")
+            share, least = t.percent(variant.same_answers, 1), t.percent(variant.least_same_answers)
+            wafers = t("count.wafers", n=variant.compared_wafers)
+            measured = t("evaluate.test") if result.test else t("evaluate.tune")
+            Text(t("models.variant_measured", part=measured), "tw-faint")
+            if variant.publishable:
+                note(t("models.variant_same", share=share, wafers=wafers), "good", "check")
+            else:
+                note(t("models.variant_differs", share=share, wafers=wafers, least=least), "warn")
+            with box("tw-row"):
+                why = "" if variant.publishable else t("models.variant_refused", least=least)
+                button(t("models.variant_publish"), publish, kind="primary", why=why)
 
     def _versions(self, versions: tuple[ModelVersion, ...]) -> None:
         t = self._view.t
@@ -111,6 +158,8 @@ class _Models:
                 Text(str(version.version), tag="strong")
                 if newest:
                     chip(t("models.newest"), "accent")
+                if version.quantised:
+                    chip(t("models.quantised"))
             cell(t.moment(version.published_at), "tw-soft")
             cell("–" if version.score is None else t.score(version.score), "num")
             with box(tag="td"):

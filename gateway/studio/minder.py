@@ -13,6 +13,7 @@ from gateway.catalogue import people, projects, runs
 from gateway.catalogue.catalogue import now
 from gateway.catalogue.runs import Kind, Published, RunRow
 from gateway.studio.desk import Desk
+from gateway.studio.people import current_person
 from gateway.studio.run_records import GENERATION, PROBLEM, TRAINING, dumped, score, training_run
 from gateway.values import (
     GenerationEvent,
@@ -139,12 +140,42 @@ class Minder:
         project = await self._desk.read(lambda connection: projects.find(connection, run.project_id))
         # The same request makes the same version, so that dying between here and the catalogue costs nothing.
         version = await self._desk.clients.trainer.publish(run.run_id, project.model_id, f"publish-{run.run_id}"[:64])
-        published = Published(project.model_id, version, project.project_id, run.run_id, score(run), now())
+        published = Published(project.model_id, version, project.project_id, run.run_id, score(run.result), now())
 
         def keep(connection: Connection) -> None:
             runs.add_version(connection, published)
             subject = f"models/{published.model_id}"
             people.log(connection, "local", "model.publish", subject, {"version": version, "run": run.run_id})
+
+        await self._desk.write(keep)
+        return published
+
+    async def publish_quantised(self, row: RunRow) -> Published:
+        """Publishes and loads the quantised variant of a training whose model was published; once done, loads it.
+
+        Raises:
+            UnavailableError: Trainer or predictor cannot be reached; try again.
+            TeachwaferError: The training has none, it answers otherwise than the model, or the predictor refuses it.
+        """
+        async with self._publishing.setdefault(row.run_id, asyncio.Lock()):
+            published = await self._desk.read(lambda connection: runs.quantised_version_of_run(connection, row.run_id))
+            if published is None:
+                published = await self._add_quantised(row)
+            await self._desk.clients.predictor.load(published.model_id)
+            return published
+
+    async def _add_quantised(self, row: RunRow) -> Published:
+        run = await self._desk.read(lambda connection: training_run(connection, row))
+        request_id = f"quantised-{run.run_id}"[:64]
+        version = await self._desk.clients.trainer.publish(run.run_id, run.model_id, request_id, quantised=True)
+        figure = score(run.result.quantised if run.result else None)
+        published = Published(run.model_id, version, run.project_id, run.run_id, figure, now(), quantised=True)
+        person = current_person()
+
+        def keep(connection: Connection) -> None:
+            runs.add_quantised_version(connection, published)
+            facts: dict[str, str | int] = {"version": version, "run": run.run_id, "variant": "quantised"}
+            people.log(connection, person, "model.publish", f"models/{published.model_id}", facts)
 
         await self._desk.write(keep)
         return published

@@ -11,7 +11,7 @@ from gateway.studio.desk import Desk
 from gateway.studio.minder import Minder, require_success
 from gateway.studio.people import current_person
 from gateway.values import ModelState, ModelVersion
-from services.common.errors import DeadlineExceededError, InternalError, UnavailableError
+from services.common.errors import DeadlineExceededError, FailedPreconditionError, InternalError, UnavailableError
 
 
 class ModelsRoom:
@@ -49,6 +49,24 @@ class ModelsRoom:
         if published is None:
             raise InternalError("A succeeded training was not published.")
         return (await self._merged([published], only=True))[0]
+
+    async def publish_quantised(self, run_id: str) -> ModelVersion:
+        """Publishes the quantised variant of a training as the newest version and loads it.
+
+        Raises:
+            NotFoundError: There is no such training.
+            FailedPreconditionError: Its model was not published, it has no quantised variant (NOT_QUANTISED), or one
+                that answers otherwise too often (QUANTISED_DIFFERS).
+            UnavailableError: Trainer or predictor cannot be reached; try again.
+        """
+        row = await self._desk.read(lambda connection: runs.run(connection, run_id, "training"))
+        if await self._desk.read(lambda connection: runs.version_of_run(connection, run_id)) is None:
+            raise FailedPreconditionError(
+                f"Expected a training whose model was published. Received: {run_id!r}. Publish its model first.",
+                subject=run_id,
+                reason="NOT_PUBLISHED",
+            )
+        return (await self._merged([await self._minder.publish_quantised(row)], only=True))[0]
 
     async def load(self, model_id: str) -> None:
         """Loads the newest version of a model beside the one that serves, checks it and swaps.
@@ -101,6 +119,7 @@ class ModelsRoom:
                     device=told.device,
                     wafers=told.wafers,
                     latency_ms=told.latency_ms,
+                    quantised=told.quantised,
                 )
         return tuple(sorted(merged.values(), key=lambda each: (each.model_id, -each.version)))
 
@@ -118,4 +137,5 @@ def _version(published: Published) -> ModelVersion:
         run_id=published.run_id,
         published_at=published.published_at,
         score=published.score,
+        quantised=published.quantised,
     )

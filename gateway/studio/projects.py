@@ -288,7 +288,7 @@ def _summary(connection: Connection, project: Project) -> ProjectSummary:
     """Returns the row of a project in the list."""
     board = _board(connection, project)
     published = runs.versions(connection, project.model_id)
-    found = published[0].score if published else (score(board.latest_run) if board.latest_run else None)
+    found = published[0].score if published else score(board.latest_run.result if board.latest_run else None)
     return ProjectSummary(project, len(board.cards), board.counts.wafers, board.state, found)
 
 

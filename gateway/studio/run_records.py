@@ -10,7 +10,17 @@ from sqlalchemy import Connection
 
 from gateway.catalogue import runs
 from gateway.catalogue.runs import RunRow
-from gateway.values import Evaluation, GenerationRequest, GenerationRun, Problem, Task, TrainingOptions, TrainingRun
+from gateway.values import (
+    Evaluation,
+    GenerationRequest,
+    GenerationRun,
+    Problem,
+    QuantisedVariant,
+    Task,
+    TrainingOptions,
+    TrainingResult,
+    TrainingRun,
+)
 
 PROBLEM: TypeAdapter[Problem] = TypeAdapter(Problem)
 TRAINING: TypeAdapter[TrainingRun] = TypeAdapter(TrainingRun)
@@ -27,6 +37,7 @@ def training_run(connection: Connection, row: RunRow) -> TrainingRun:
         options = OPTIONS.validate_python(row.spec)
         run = TrainingRun(row.run_id, "", row.dataset_id, options, row.state, 0.0, 0, "", row.created_at)
     published = runs.version_of_run(connection, row.run_id)
+    quantised = runs.quantised_version_of_run(connection, row.run_id)
     return replace(
         run,
         project_id=row.project_id,
@@ -34,6 +45,7 @@ def training_run(connection: Connection, row: RunRow) -> TrainingRun:
         problem=_problem(row) or run.problem,
         model_id="" if published is None else published.model_id,
         model_version=0 if published is None else published.version,
+        quantised_version=0 if quantised is None else quantised.version,
     )
 
 
@@ -55,12 +67,12 @@ def generation_run(row: RunRow) -> GenerationRun:
     )
 
 
-def score(run: TrainingRun) -> float | None:
-    """Returns the figure by which a training is judged, on the locked test, else on the tune wafers.
+def score(made: TrainingResult | QuantisedVariant | None) -> float | None:
+    """Returns the figure by which what a training made is judged, on the locked test, else on the tune wafers.
 
     It is the macro-F1; where only normal wafers teach, the AUROC, and None without wafers of other classes.
     """
-    judged: Evaluation | None = None if run.result is None else run.result.test or run.result.tune
+    judged: Evaluation | None = None if made is None else made.test or made.tune
     if judged is None:
         return None
     if judged.task is Task.NORMAL:

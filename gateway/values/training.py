@@ -206,6 +206,7 @@ class TrainingRun:
         result: What it made, when it succeeded.
         model_id: Model it was published as, "" before.
         model_version: Version it was published as, 0 before.
+        quantised_version: Version its quantised variant was published as, 0 before.
     """
 
     run_id: str
@@ -223,6 +224,7 @@ class TrainingRun:
     result: TrainingResult | None = None
     model_id: str = ""
     model_version: int = 0
+    quantised_version: int = 0
 
 
 @dataclass(frozen=True, slots=True)

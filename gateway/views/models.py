@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.i18n import Messages
-from gateway.values import ModelState, ModelVersion, Task
+from gateway.values import ModelState, ModelVersion, QuantisedVariant, Task, TrainingResult
 
 STATE_TONES: Final = {
     ModelState.READY: "good",
@@ -21,6 +21,23 @@ _SAID: Final = {
     Task.SEVERAL: "print([(each.display_name, each.probability) for each in answer.patterns])",
     Task.NORMAL: 'print("normal" if answer.decision == predictor_pb2.WaferAnswer.DECISION_ACCEPTED else "not normal")',
 }
+
+
+def variant_rows(t: Messages, result: TrainingResult, variant: QuantisedVariant) -> list[tuple[str, str, str]]:
+    """Returns what the model and its quantised variant do on the same wafers: name of the figure and both values."""
+    model, small = (result.test, variant.test) if result.test and variant.test else (result.tune, variant.tune)
+    rows = [(t("models.size"), t.size(result.model_bytes), t.size(variant.model_bytes))]
+    if model is None or small is None:
+        return rows
+    if model.task is Task.NORMAL:
+        return [(t("evaluate.auroc"), f"{model.auroc:.3f}", f"{small.auroc:.3f}"), *rows]
+    return [
+        # A digit more than elsewhere: what differs would be rounded away.
+        (t("evaluate.macro_f1"), f"{model.macro_f1:.3f}", f"{small.macro_f1:.3f}"),
+        (t("evaluate.accepted_share"), t.percent(model.accepted_share, 1), t.percent(small.accepted_share, 1)),
+        (t("evaluate.accepted_error"), t.percent(model.accepted_error, 1), t.percent(small.accepted_error, 1)),
+        *rows,
+    ]
 
 
 def python_snippet(model_id: str, address: str, task: Task) -> str:

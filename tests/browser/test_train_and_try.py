@@ -25,6 +25,7 @@ def test_a_person_teaches_trains_tries_and_uses_a_model(page, portal, folder):
     page.get_by_role("button", name="What is Epochs?").click()
     expect(page.get_by_text("How often training goes through all wafers.")).to_be_visible()
     page.get_by_role("spinbutton", name="Epochs").fill("6")
+    page.get_by_role("switch", name="Also make a smaller, faster variant").click()
     page.get_by_role("button", name="Train", exact=True).click()
     expect(page.get_by_role("button", name="Stop")).to_be_visible()
     # Where epochs take milliseconds, packing the model is the first that lasts long enough to be seen.
@@ -65,7 +66,15 @@ def test_a_person_teaches_trains_tries_and_uses_a_model(page, portal, folder):
     expect(page.locator("pre")).to_contain_text(f'model="{model_id}"')
     with page.expect_download() as download:
         page.get_by_role("link", name="Download ONNX of version 1").click()
-    assert download.value.path().stat().st_size > 10_000
+    model = download.value.path().stat().st_size
+    assert model > 10_000
+
+    expect(page.get_by_role("table", name="A smaller, faster variant")).to_contain_text("Macro-F1")
+    page.get_by_role("button", name="Publish the smaller variant").click()
+    expect(page.get_by_text("8 bits", exact=True)).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download ONNX of version 2").click()
+    assert 10_000 < download.value.path().stat().st_size < 0.8 * model
 
 
 def test_a_person_generates_looks_through_and_adds(page, portal, folder):

@@ -33,6 +33,7 @@ from gateway.values import (
     Problem,
     Proof,
     PublishFailed,
+    QuantisedVariant,
     Realism,
     SkippedEntry,
     SplitCaution,
@@ -53,7 +54,7 @@ from gateway.views.evaluation import (
     summary_sentences,
 )
 from gateway.views.generation import VARIATION_STEPS, proof_sentence, realism_sentences, variation_options
-from gateway.views.models import python_snippet
+from gateway.views.models import python_snippet, variant_rows
 from gateway.views.predictions import (
     answer_name,
     by_doubt,
@@ -190,6 +191,28 @@ def score(class_id, wafers, found, alarms):
     recall = found / wafers if wafers else 0.0
     precision = found / (found + alarms) if found + alarms else 0.0
     return ClassScore(class_id, class_id, wafers, 3, found, alarms, recall, Interval(0.70, 0.97), precision, 0.9)
+
+
+@pytest.mark.parametrize("t", [EN, KO])
+def test_the_quantised_variant_stands_beside_the_model(t):
+    judged = Evaluation(30, 9, 0.912, Interval(0.7, 0.9), 25 / 30, (), (), 0.9, 0.02, 0.05)
+    small = replace(judged, macro_f1=0.905, accepted_share=0.885, accepted_error=0.021)
+    variant = QuantisedVariant(small, small, 1_200_000, 60, 0.99, 0.98)
+    result = TrainingResult(1, 2, small, judged, 2_600_000, 0.0, 60, "wafer-fast", 90, 1.0, 0, quantised=variant)
+    rows = variant_rows(t, result, variant)
+    assert [(model, other) for _, model, other in rows] == [
+        ("0.912", "0.905"),
+        ("90.0%", "88.5%"),
+        ("2.0%", "2.1%"),
+        (t.size(2_600_000), t.size(1_200_000)),
+    ]
+    assert len({name for name, _, _ in rows}) == 4
+    assert variant.publishable
+    assert not replace(variant, same_answers=0.9799).publishable
+    # Of only normal the AUROC is what there is to compare.
+    normal = replace(result, test=replace(judged, task=Task.NORMAL, auroc=0.97))
+    told = variant_rows(t, normal, replace(variant, test=replace(small, task=Task.NORMAL, auroc=0.96)))
+    assert told[0][1:] == ("0.970", "0.960")
 
 
 @pytest.fixture

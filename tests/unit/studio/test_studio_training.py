@@ -74,6 +74,9 @@ async def _succeed(studio: Studio, services: FakeServices, project: Project) -> 
             {"kind": "KIND_NO_TEST_WAFERS", "class_ids": [ids[1]]},
             {"kind": 99, "class_ids": [ids[1]]},
         ],
+        quantised=trainer_pb2.QuantisedVariant(
+            test=messages.evaluation(ids, 0.7), same_answers=0.99, least_same_answers=0.98
+        ),
     )
     dataset = f"datasetVersions/{(await studio.datasets.list(project.project_id))[0].dataset_id}"
     done = messages.training(dataset, T.STATE_SUCCEEDED, result=result, progress=1)
@@ -193,6 +196,40 @@ async def test_a_refused_model_is_told_and_can_be_tried_again(
     assert (model.version, model.state, model.project_id) == (4, ModelState.READY, project.project_id)
     assert model.score == pytest.approx(0.75)
     assert (await studio.projects.board(project.project_id)).state is ProjectState.TRAINED
+
+
+async def test_the_quantised_variant_is_published_once_as_a_version_of_its_own(
+    studio: Studio, services: FakeServices, project: Project
+) -> None:
+    run = await _started(studio, services, project)
+    await _succeed(studio, services, project)
+    with pytest.raises(FailedPreconditionError) as caught:
+        await studio.models.publish_quantised(run.run_id)
+    assert caught.value.reason == "NOT_PUBLISHED"
+    services.answer("PublishModel", trainer_pb2.PublishModelResponse(version=4))
+    services.always("RepositoryModelLoad", lambda _: grpc_service_pb2.RepositoryModelLoadResponse())
+    _ = [event async for event in studio.training.watch(run.run_id)]
+    index = grpc_service_pb2.RepositoryIndexResponse()
+    for version, state in (("4", "UNAVAILABLE"), ("5", "READY")):
+        index.models.add(name=project.model_id, version=version, state=state)
+    services.always("RepositoryIndex", lambda _: index)
+    services.always("ListModels", lambda _: predictor_pb2.ListModelsResponse())
+    refusal = FailedPreconditionError("It differs.", reason="QUANTISED_DIFFERS")
+    services.answer("PublishModel", refusal)
+    with pytest.raises(FailedPreconditionError) as caught:
+        await studio.models.publish_quantised(run.run_id)
+    assert caught.value.reason == "QUANTISED_DIFFERS"
+    assert (await studio.training.get(run.run_id)).quantised_version == 0
+    services.answer("PublishModel", trainer_pb2.PublishModelResponse(version=5))
+    model = await studio.models.publish_quantised(run.run_id)
+    assert (model.version, model.quantised, model.run_id) == (5, True, run.run_id)
+    assert model.score == pytest.approx(0.7)
+    assert await studio.models.publish_quantised(run.run_id) == model
+    assert [each.quantised for each in services.requests["PublishModel"]] == [False, True, True]
+    seen = await studio.training.get(run.run_id)
+    assert (seen.model_version, seen.quantised_version) == (4, 5)
+    versions = await studio.models.of_project(project.project_id)
+    assert [(each.version, each.quantised) for each in versions] == [(5, True), (4, False)]
 
 
 async def test_a_failed_training_keeps_its_reason_also_while_the_trainer_is_away(
