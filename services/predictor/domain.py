@@ -110,11 +110,10 @@ def rank(manifest: ModelManifest, probabilities: NDArray[np.float32], top_k: int
         top_k: Most classes to return; 0 returns all.
     """
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, : top_k or None]
-    best = np.take_along_axis(probabilities, order, axis=1)
     classes = manifest.classes
     return [
-        tuple((classes[index], value) for index, value in zip(indices, values, strict=True))
-        for indices, values in zip(order.tolist(), best.tolist(), strict=True)
+        tuple((classes[index], values[index]) for index in indices)
+        for indices, values in zip(order.tolist(), probabilities.tolist(), strict=True)
     ]
 
 
