@@ -35,6 +35,7 @@ MEASUREMENTS: Sequence[tuple[str, str, Sequence[str]]] = (
     ("full-3-best", "Best", ("full", *WM, *_LONG, *_BEST, "--no-fine-tune", "--seeds", "0")),
     ("several-1-fast", "Fast", ("several", *MIXED, *_LONG, "--seeds", "0", "1")),
     ("several-2-balanced", "Balanced", ("several", *MIXED, *_LONG, *_BALANCED, "--seeds", "0", "1")),
+    ("several-3-best", "Best", ("several", *MIXED, *_LONG, *_BEST, "--seeds", "0")),
     ("unknown-1-fast", "Fast, taught without the class", _UNKNOWN),
     ("generated-1-all", "Fast, every class few", ("generated", *WM, "--methods", "variations")),
     ("generated-2-rare", "Fast, four rare classes few", ("generated", *WM, *_RARE, "--others", "50")),
