@@ -158,7 +158,8 @@ def plain_cnn(classes: int) -> keras.Model:
 def scratch_mobilenet_v2(classes: int) -> keras.Model:
     """Returns Keras' MobileNetV2 with a linear classifier."""
     trunk = mobilenet_v2(96)
-    for layer in trunk.layers[-1].layers:
+    network = next(layer for layer in trunk.layers if isinstance(layer, keras.Model))
+    for layer in network.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = 0.9
     return keras.Model(trunk.inputs, layers.Dense(classes)(layers.GlobalAveragePooling2D()(trunk.outputs[0])))
