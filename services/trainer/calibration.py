@@ -83,8 +83,7 @@ def calibration_of(
     raw = distance / distance_scale + doubt / doubt_scale
     threshold = upper_quantile(raw, KNOWN_SHARE)
     doubted = doubtful_lots(confidence, right, lots)
-    judges = (raw <= threshold) & ~np.isin(np.array(lots, dtype=object), doubted)
-    accept = accept_threshold(confidence[judges], right[judges])
+    accept = accept_threshold_of(confidence, right, raw <= threshold, lots, doubted)
     return Calibration(temperature, accept, distance_scale, doubt_scale, threshold, bank, sentry, tuple(doubted))
 
 
@@ -140,6 +139,22 @@ def temperature_of_least(cost: Callable[[Array], float], logits: Array) -> float
     """Returns the divisor of the logits (N, outputs) at which the cost of the scaled ones is least."""
     costs = [cost(np.asarray(logits / np.float32(temperature), np.float32)) for temperature in TEMPERATURES]
     return float(TEMPERATURES[int(np.argmin(costs))])
+
+
+def accept_threshold_of(
+    confidence: Array, right: NDArray[np.bool_], known: NDArray[np.bool_], lots: Sequence[str], doubted: Sequence[str]
+) -> float:
+    """Returns the `accept_threshold` of the tune wafers that decide it: those called known, of lots not in doubt.
+
+    Args:
+        confidence: (N,) highest probability of each tune wafer.
+        right: (N,) whether the class is right.
+        known: (N,) whether it is not called unknown.
+        lots: lot of each of them, "" when unknown.
+        doubted: see `doubtful_lots`.
+    """
+    judges = known & ~np.isin(np.array(lots, dtype=object), doubted)
+    return accept_threshold(confidence[judges], right[judges])
 
 
 def accept_threshold(confidence: Array, right: NDArray[np.bool_]) -> float:

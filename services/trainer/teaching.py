@@ -23,7 +23,7 @@ from services.common.pattern_sets import set_confidence, shown_classes
 from services.common.preprocessing import pad_grids
 from services.common.task import Task
 from services.trainer.backbones import Backbone, BackboneLibrary, backbone_of_size, find_backbone
-from services.trainer.calibration import accept_threshold, bank_rows, calibrate
+from services.trainer.calibration import accept_threshold_of, bank_rows, calibrate
 from services.trainer.domain import (
     STAGE_KIND,
     WARNING_KIND,
@@ -328,8 +328,7 @@ def _accept_threshold(lesson: _Lesson, wafers: TeachingSet, tune: Answers, task:
     else:
         confidence = tune.probabilities.max(axis=1)
         right = tune.probabilities.argmax(axis=1) == side.labels
-    judges = (tune.novelty <= 1.0) & ~np.isin(np.array(side.lots, dtype=object), lesson.doubtful_lots)
-    return accept_threshold(confidence[judges], right[judges])
+    return accept_threshold_of(confidence, right, tune.novelty <= 1.0, side.lots, lesson.doubtful_lots)
 
 
 def _scores(
